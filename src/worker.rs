@@ -18,9 +18,9 @@ use tokio::sync::{mpsc, oneshot};
 
 use process_memory::ProcessMemory;
 
-use crate::admission::{Admission, HandshakePermit, HoldPermit, Permit};
+use crate::admission::{Admission, ClientPermit, HandshakePermit, HoldPermit};
 use crate::client::{ClientMessage, Clients, TellWorkers};
-use crate::identity::{Identity, Peer, Registry};
+use crate::identity::{ClientRegistry, Identity, Peer};
 use crate::telemetry::WorkerCounters;
 use crate::transport::Accepted;
 use crate::upstream::{Process, Thread, Upstream};
@@ -96,7 +96,7 @@ pub type Listening = Box<dyn FnOnce() -> Pin<Box<dyn Future<Output = ()>>> + Sen
 #[derive(Debug)]
 pub enum NewcomerPlace {
     /// It has one in its group.
-    Admitted(Permit),
+    Admitted(ClientPermit),
     /// It has none in a group yet: its certificate decides.
     Unknown(HandshakePermit),
 }
@@ -147,7 +147,7 @@ pub struct Charge {
     /// Decides who may come.
     pub admission: Arc<Admission>,
     /// Lists all clients.
-    pub registry: Arc<Registry>,
+    pub registry: Arc<ClientRegistry>,
     /// Reaches every worker.
     pub tell_workers: TellWorkers,
 }

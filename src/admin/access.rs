@@ -13,7 +13,7 @@ const LONGEST: usize = 4096;
 
 /// Says what a request must show to be answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Needs {
+pub(super) enum RequestNeeds {
     /// It must show nothing: it is a probe, or there is nothing to see.
     Nothing,
     /// It must show what whoever reads must show.
@@ -23,15 +23,15 @@ pub(super) enum Needs {
 }
 
 /// Says why a request is refused: what is counted, and what it is told.
-pub(super) type Refused = (AdminRefusal, StatusCode, &'static str);
+pub(super) type RefusedRequest = (AdminRefusal, StatusCode, &'static str);
 
 /// Checks whether what has these `needs` may be done for this request.
 pub(super) fn check<T>(
     request: &Request<T>,
     admin: &Admin,
-    needs: Needs,
+    needs: RequestNeeds,
     is_unix: bool,
-) -> Result<(), Refused> {
+) -> Result<(), RefusedRequest> {
     // A page of another site whose name was made to lead here asks by that name; it cannot reach a unix socket.
     if !is_unix && !is_known(request, admin) {
         return Err((
@@ -41,9 +41,9 @@ pub(super) fn check<T>(
         ));
     }
     let takes_token = match needs {
-        Needs::Nothing => false,
-        Needs::Reading => admin.read_token,
-        Needs::Changing => true,
+        RequestNeeds::Nothing => false,
+        RequestNeeds::Reading => admin.read_token,
+        RequestNeeds::Changing => true,
     };
     if let Some(token) = admin.token.as_ref().filter(|_| takes_token)
         && !shows(request.headers(), token)
@@ -54,7 +54,7 @@ pub(super) fn check<T>(
             "refused: this takes the token of the configuration (admin.token_file)\n",
         ));
     }
-    if needs == Needs::Changing && !is_same_site(request.headers()) {
+    if needs == RequestNeeds::Changing && !is_same_site(request.headers()) {
         return Err((
             AdminRefusal::Origin,
             StatusCode::FORBIDDEN,
@@ -141,7 +141,7 @@ mod tests {
         }
     }
 
-    fn why(request: &Request<()>, admin: &Admin, needs: Needs) -> Option<AdminRefusal> {
+    fn why(request: &Request<()>, admin: &Admin, needs: RequestNeeds) -> Option<AdminRefusal> {
         check(request, admin, needs, false)
             .err()
             .map(|(why, _, _)| why)
@@ -152,27 +152,33 @@ mod tests {
         let plain = asked(&[]);
         let mut admin = guarded();
         assert_eq!(
-            why(&plain, &admin, Needs::Changing),
+            why(&plain, &admin, RequestNeeds::Changing),
             Some(AdminRefusal::Token)
         );
-        assert_eq!(why(&plain, &admin, Needs::Reading), None);
+        assert_eq!(why(&plain, &admin, RequestNeeds::Reading), None);
         admin.read_token = true;
         assert_eq!(
-            why(&plain, &admin, Needs::Reading),
+            why(&plain, &admin, RequestNeeds::Reading),
             Some(AdminRefusal::Token)
         );
         assert_eq!(
-            why(&plain, &admin, Needs::Nothing),
+            why(&plain, &admin, RequestNeeds::Nothing),
             None,
             "probes have none"
         );
-        assert_eq!(why(&plain, &Admin::default(), Needs::Changing), None);
+        assert_eq!(why(&plain, &Admin::default(), RequestNeeds::Changing), None);
     }
 
     #[test]
     fn the_token_is_shown_whole_and_once() {
         let admin = guarded();
-        let with = |value: &str| why(&asked(&[("authorization", value)]), &admin, Needs::Changing);
+        let with = |value: &str| {
+            why(
+                &asked(&[("authorization", value)]),
+                &admin,
+                RequestNeeds::Changing,
+            )
+        };
         // "x:sesame", ":sesame"
         for right in [
             "Bearer sesame",
@@ -203,7 +209,7 @@ mod tests {
             ("authorization", "Bearer sesame"),
         ]);
         assert_eq!(
-            why(&twice, &admin, Needs::Changing),
+            why(&twice, &admin, RequestNeeds::Changing),
             Some(AdminRefusal::Token)
         );
     }
@@ -211,22 +217,25 @@ mod tests {
     #[test]
     fn other_names_and_other_sites_are_refused() {
         let open = Admin::default();
-        let by = |host: &str| why(&asked(&[("host", host)]), &open, Needs::Nothing);
+        let by = |host: &str| why(&asked(&[("host", host)]), &open, RequestNeeds::Nothing);
         assert_eq!(by("127.0.0.1:9180"), None);
         assert_eq!(by("evil.example.com:9180"), Some(AdminRefusal::Host));
         let twice = asked(&[("host", "127.0.0.1"), ("host", "evil.example.com")]);
-        assert_eq!(why(&twice, &open, Needs::Nothing), Some(AdminRefusal::Host));
+        assert_eq!(
+            why(&twice, &open, RequestNeeds::Nothing),
+            Some(AdminRefusal::Host)
+        );
         let target = Request::builder()
             .uri("http://evil.example.com/status")
             .header("host", "127.0.0.1")
             .body(())
             .expect("a request");
         assert_eq!(
-            why(&target, &open, Needs::Nothing),
+            why(&target, &open, RequestNeeds::Nothing),
             Some(AdminRefusal::Host)
         );
         let unix = asked(&[("host", "whatever")]);
-        assert!(check(&unix, &open, Needs::Changing, true).is_ok());
+        assert!(check(&unix, &open, RequestNeeds::Changing, true).is_ok());
         for (name, value) in [
             ("origin", "http://evil.example.com"),
             ("origin", "null"),
@@ -236,16 +245,16 @@ mod tests {
         ] {
             let request = asked(&[("host", "127.0.0.1:9180"), (name, value)]);
             assert_eq!(
-                why(&request, &open, Needs::Changing),
+                why(&request, &open, RequestNeeds::Changing),
                 Some(AdminRefusal::Origin)
             );
-            assert_eq!(why(&request, &open, Needs::Reading), None);
+            assert_eq!(why(&request, &open, RequestNeeds::Reading), None);
         }
         let own = asked(&[
             ("host", "127.0.0.1:9180"),
             ("origin", "http://127.0.0.1:9180"),
             ("sec-fetch-site", "same-origin"),
         ]);
-        assert_eq!(why(&own, &open, Needs::Changing), None);
+        assert_eq!(why(&own, &open, RequestNeeds::Changing), None);
     }
 }

@@ -24,7 +24,7 @@ use tokio::task::{AbortHandle, JoinError, JoinSet};
 use crate::config::Admin;
 use crate::telemetry::{AdminRefusal, PROCESS, Parts, Scrape, Throttle};
 use crate::transport::{Accepted, AcceptedSocket, Acceptor};
-use places::{From, Places};
+use places::{ConnectionOrigin, EndpointPlaces};
 
 mod access;
 mod healthcheck;
@@ -35,7 +35,7 @@ mod tests;
 mod view;
 
 pub use healthcheck::healthcheck;
-pub use view::View;
+pub use view::StatusView;
 
 /// A request's head may take so long to arrive: whoever asks has it ready.
 pub const HEADER_TIMEOUT: Duration = Duration::from_secs(2);
@@ -53,15 +53,15 @@ pub const MAX_BODY: usize = 4096;
 const MAX_HEAD: usize = 16 * 1024;
 
 /// Carries a reload out and returns how it went.
-pub type Reloading = Pin<Box<dyn Future<Output = Result<(), String>> + Send>>;
+pub type ReloadFuture = Pin<Box<dyn Future<Output = Result<(), String>> + Send>>;
 
 /// Holds what the operator's endpoint shows and does.
 #[derive(Clone)]
-pub struct Endpoint {
+pub struct AdminEndpoint {
     /// Takes a scrape; called for each `/metrics` and `/status`.
     pub view: Arc<dyn Fn() -> Scrape + Send + Sync>,
     /// Reloads the configuration; the error is told to the caller, so it must hold no secret.
-    pub reload: Arc<dyn Fn() -> Reloading + Send + Sync>,
+    pub reload: Arc<dyn Fn() -> ReloadFuture + Send + Sync>,
     /// Returns who may ask, as of the last reload.
     pub admin: Arc<dyn Fn() -> Arc<Admin> + Send + Sync>,
     /// Is true while respool shuts down: `/readyz` then answers 503.
@@ -73,7 +73,7 @@ pub struct Endpoint {
     pub fault: Arc<dyn Fn(&str) -> bool + Send + Sync>,
 }
 
-impl fmt::Debug for Endpoint {
+impl fmt::Debug for AdminEndpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Endpoint")
             .field("draining", &self.draining)
@@ -83,7 +83,7 @@ impl fmt::Debug for Endpoint {
 
 /// Says what is served at an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Scope {
+pub enum EndpointScope {
     /// Everything is served at it.
     All,
     /// Only `/livez` and `/readyz` are served.
@@ -94,11 +94,11 @@ pub enum Scope {
 /// runtime with network and time.
 pub async fn serve(
     mut acceptor: Acceptor,
-    endpoint: Endpoint,
-    scope: Scope,
+    endpoint: AdminEndpoint,
+    scope: EndpointScope,
     shutdown: impl Future<Output = ()>,
 ) {
-    let places = Arc::new(Mutex::new(Places::new(1)));
+    let places = Arc::new(Mutex::new(EndpointPlaces::new(1)));
     let mut connections = JoinSet::new();
     let mut running: HashMap<u64, AbortHandle> = HashMap::new();
     let (start, displaced) = (Instant::now(), Throttle::default());
@@ -139,10 +139,10 @@ pub async fn serve(
     }
 }
 
-fn from(accepted: &Accepted) -> From {
+fn from(accepted: &Accepted) -> ConnectionOrigin {
     match &accepted.socket {
-        AcceptedSocket::Tcp(_, peer) => From::address(peer.ip()),
-        AcceptedSocket::Unix(_) => From::Unix,
+        AcceptedSocket::Tcp(_, peer) => ConnectionOrigin::address(peer.ip()),
+        AcceptedSocket::Unix(_) => ConnectionOrigin::Unix,
     }
 }
 
@@ -158,7 +158,7 @@ fn tell_panic(ended: Result<(), JoinError>) {
 
 /// Keeps a connection's place, which it gives back on drop.
 struct PlaceGuard {
-    places: Arc<Mutex<Places>>,
+    places: Arc<Mutex<EndpointPlaces>>,
     id: u64,
 }
 
@@ -180,7 +180,12 @@ impl Drop for PlaceGuard {
     }
 }
 
-async fn connection(accepted: Accepted, endpoint: Endpoint, scope: Scope, place: PlaceGuard) {
+async fn connection(
+    accepted: Accepted,
+    endpoint: AdminEndpoint,
+    scope: EndpointScope,
+    place: PlaceGuard,
+) {
     let served = match accepted.socket {
         AcceptedSocket::Tcp(socket, _) => match TcpStream::from_std(socket) {
             Ok(stream) => answer_one(stream, endpoint, scope, place, false).await,
@@ -198,8 +203,8 @@ async fn connection(accepted: Accepted, endpoint: Endpoint, scope: Scope, place:
 
 async fn answer_one(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    endpoint: Endpoint,
-    scope: Scope,
+    endpoint: AdminEndpoint,
+    scope: EndpointScope,
     place: PlaceGuard,
     is_unix: bool,
 ) -> io::Result<()> {

@@ -10,14 +10,14 @@ const SHARE_OF_A_PEER: usize = 4;
 
 /// Says who is at the other end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum From {
+pub(super) enum ConnectionOrigin {
     /// It is an IP address; of IPv6 its first 64 bits, since one host can have all addresses that begin with them.
     Address(IpAddr),
     /// It is somebody on this machine, by the unix socket.
     Unix,
 }
 
-impl From {
+impl ConnectionOrigin {
     /// Returns the peer that has this address.
     pub(super) fn address(ip: IpAddr) -> Self {
         Self::Address(match ip.to_canonical() {
@@ -33,20 +33,20 @@ impl From {
 #[derive(Debug)]
 struct ConnectionPlace {
     id: u64,
-    from: From,
+    from: ConnectionOrigin,
     /// Is true once the head of its request has come.
     has_asked: bool,
 }
 
 /// Holds the connections there are, oldest first.
 #[derive(Debug)]
-pub(super) struct Places {
+pub(super) struct EndpointPlaces {
     most: usize,
     taken: Vec<ConnectionPlace>,
     next: u64,
 }
 
-impl Places {
+impl EndpointPlaces {
     pub(super) fn new(most: usize) -> Self {
         Self {
             most,
@@ -59,8 +59,8 @@ impl Places {
     ///
     /// Of a peer that has a quarter of all places one of its own goes; else, when there is none left, one of the peer that has the most:
     /// first one that has not said what it wants, and of those the oldest.
-    pub(super) fn take(&mut self, from: From) -> (u64, Option<u64>) {
-        let of = |peer: From| {
+    pub(super) fn take(&mut self, from: ConnectionOrigin) -> (u64, Option<u64>) {
+        let of = |peer: ConnectionOrigin| {
             self.taken
                 .iter()
                 .filter(move |place| place.from == peer)
@@ -111,13 +111,13 @@ mod tests {
 
     use super::*;
 
-    fn peer(last: u8) -> From {
-        From::address(IpAddr::from([10, 0, 0, last]))
+    fn peer(last: u8) -> ConnectionOrigin {
+        ConnectionOrigin::address(IpAddr::from([10, 0, 0, last]))
     }
 
     #[test]
     fn whoever_comes_gets_a_place_and_the_oldest_of_its_own_goes() {
-        let mut places = Places::new(8);
+        let mut places = EndpointPlaces::new(8);
         let (first, gone) = places.take(peer(1));
         assert_eq!(gone, None);
         let (second, gone) = places.take(peer(1));
@@ -131,7 +131,7 @@ mod tests {
 
     #[test]
     fn when_all_is_taken_whoever_has_the_most_gives() {
-        let mut places = Places::new(4);
+        let mut places = EndpointPlaces::new(4);
         let first = places.take(peer(1)).0;
         let rest: Vec<u64> = (2..=4).map(|last| places.take(peer(last)).0).collect();
         assert_eq!(places.take(peer(5)).1, Some(first));
@@ -142,7 +142,8 @@ mod tests {
     #[test]
     fn a_host_is_one_peer_whatever_addresses_it_has() {
         let same = |one: &str, other: &str| {
-            let [one, other] = [one, other].map(|text| From::address(text.parse().expect("an IP")));
+            let [one, other] =
+                [one, other].map(|text| ConnectionOrigin::address(text.parse().expect("an IP")));
             one == other
         };
         assert!(same("2001:db8::1", "2001:db8::ffff:1"));
@@ -157,9 +158,9 @@ mod tests {
             most in 1_usize..40,
             steps in prop::collection::vec((0_u8..3, 0_u8..6), 0..300),
         ) {
-            let mut places = Places::new(most);
+            let mut places = EndpointPlaces::new(most);
             for (step, last) in steps {
-                let of = |places: &Places| places.taken.iter().filter(|place| place.from == peer(last)).count();
+                let of = |places: &EndpointPlaces| places.taken.iter().filter(|place| place.from == peer(last)).count();
                 match step {
                     0 | 1 => {
                         let (before, own) = (places.taken.len(), of(&places));

@@ -7,8 +7,8 @@ use hyper::body::{Bytes, Incoming};
 use hyper::header::{self, HeaderName, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 
-use super::access::{self, Needs, Refused};
-use super::{BODY_TIMEOUT, Endpoint, MAX_BODY, Scope};
+use super::access::{self, RefusedRequest, RequestNeeds};
+use super::{AdminEndpoint, BODY_TIMEOUT, EndpointScope, MAX_BODY};
 use crate::telemetry::{self, PROCESS, render_metrics, status_json};
 
 const TEXT: &str = "text/plain; charset=utf-8";
@@ -51,11 +51,11 @@ impl AdminRoute {
         })
     }
 
-    fn needs(self) -> Needs {
+    fn needs(self) -> RequestNeeds {
         match self {
-            Self::Live | Self::Ready => Needs::Nothing,
-            Self::Page | Self::Metrics | Self::Status => Needs::Reading,
-            Self::Reload => Needs::Changing,
+            Self::Live | Self::Ready => RequestNeeds::Nothing,
+            Self::Page | Self::Metrics | Self::Status => RequestNeeds::Reading,
+            Self::Reload => RequestNeeds::Changing,
         }
     }
 
@@ -71,13 +71,13 @@ impl AdminRoute {
 /// Answers one request. hyper leaves the body of an answer to HEAD out.
 pub(super) async fn answer(
     request: Request<Incoming>,
-    endpoint: &Endpoint,
-    scope: Scope,
+    endpoint: &AdminEndpoint,
+    scope: EndpointScope,
     is_unix: bool,
 ) -> Response<Full<Bytes>> {
     let route = AdminRoute::of(request.uri().path())
-        .filter(|route| scope == Scope::All || route.needs() == Needs::Nothing);
-    let needs = route.map_or(Needs::Nothing, AdminRoute::needs);
+        .filter(|route| scope == EndpointScope::All || route.needs() == RequestNeeds::Nothing);
+    let needs = route.map_or(RequestNeeds::Nothing, AdminRoute::needs);
     let mut response = match (
         access::check(&request, &(endpoint.admin)(), needs, is_unix),
         route,
@@ -100,7 +100,7 @@ pub(super) async fn answer(
     response
 }
 
-fn refuse((why, status, text): Refused) -> Response<Full<Bytes>> {
+fn refuse((why, status, text): RefusedRequest) -> Response<Full<Bytes>> {
     PROCESS.admin_refused(why);
     let mut response = plain(status, text);
     if status == StatusCode::UNAUTHORIZED {
@@ -117,12 +117,12 @@ fn refuse((why, status, text): Refused) -> Response<Full<Bytes>> {
 
 /// Tells whether a test has asked for a fault, and it was made.
 #[cfg(debug_assertions)]
-fn is_fault(request: &Request<Incoming>, endpoint: &Endpoint) -> bool {
+fn is_fault(request: &Request<Incoming>, endpoint: &AdminEndpoint) -> bool {
     let asked = request.uri().path().strip_prefix("/debug/");
     asked.is_some_and(|what| (endpoint.fault)(what))
 }
 
-fn show(route: AdminRoute, endpoint: &Endpoint) -> Response<Full<Bytes>> {
+fn show(route: AdminRoute, endpoint: &AdminEndpoint) -> Response<Full<Bytes>> {
     let (kind, body) = match route {
         AdminRoute::Page => (HTML, PAGE.into()),
         AdminRoute::Metrics => (
@@ -149,7 +149,7 @@ fn show(route: AdminRoute, endpoint: &Endpoint) -> Response<Full<Bytes>> {
     respond(StatusCode::OK, kind, body)
 }
 
-async fn reload(request: Request<Incoming>, endpoint: &Endpoint) -> Response<Full<Bytes>> {
+async fn reload(request: Request<Incoming>, endpoint: &AdminEndpoint) -> Response<Full<Bytes>> {
     // Read to its end, so that closing the connection does not reset it under the answer.
     let body = Limited::new(request.into_body(), MAX_BODY).collect();
     match tokio::time::timeout(BODY_TIMEOUT, body).await {

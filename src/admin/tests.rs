@@ -86,14 +86,14 @@ impl OpenEndpoint {
             Arc::new(AtomicU64::new(0)),
         );
         let counted = Arc::clone(&reloads);
-        let reload = move || -> Reloading {
+        let reload = move || -> ReloadFuture {
             let answer = match counted.fetch_add(1, Ordering::Relaxed) % 2 {
                 0 => Ok(()),
                 _ => Err("line 3: unknown key \"grup\", did you mean \"group\"?".to_owned()),
             };
             Box::pin(std::future::ready(answer))
         };
-        let endpoint = Endpoint {
+        let endpoint = AdminEndpoint {
             view,
             reload: Arc::new(reload),
             admin: Arc::new(move || Arc::clone(&admin)),
@@ -102,7 +102,7 @@ impl OpenEndpoint {
             fault: Arc::new(|_| false),
         };
         let (close, closed) = oneshot::channel();
-        let serving = tokio::spawn(serve(acceptor, endpoint, Scope::All, async move {
+        let serving = tokio::spawn(serve(acceptor, endpoint, EndpointScope::All, async move {
             // A dropped sender closes the endpoint too.
             let _ = closed.await;
         }));

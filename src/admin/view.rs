@@ -3,11 +3,11 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
-use crate::admission::{Admission, Reason};
+use crate::admission::{Admission, RefusalReason};
 use crate::command::Categories;
 use crate::config::{Mode, Per, Settings, UnixSeconds};
 use crate::failover::Failover;
-use crate::identity::{Card, Flag, Registry, shown_user};
+use crate::identity::{ClientFlag, ClientRecord, ClientRegistry, shown_user};
 use crate::telemetry::{
     Bound, CertificateRow, ClientRow, FailoverRow, FailoverRows, GroupRow, LastReload, LossCause,
     MemoryRow, PROCESS, Parts, ProcessRow, ProcessStanding, Scrape, ServerHealth, UpstreamCounts,
@@ -26,13 +26,13 @@ const ENDS_SOON_SECONDS: u64 = 14 * 24 * 3600;
 const TOP_CLIENTS: usize = 20;
 
 /// Sees all that the operator is shown, and changes nothing.
-pub struct View {
+pub struct StatusView {
     /// Holds what the workers share.
     pub process: Arc<Process>,
     /// Knows who has been let in.
     pub admission: Arc<Admission>,
     /// Lists all clients there are.
-    pub registry: Arc<Registry>,
+    pub registry: Arc<ClientRegistry>,
     /// Holds what each worker counts.
     pub counters: Vec<Arc<WorkerCounters>>,
     /// Lists the listeners that are open.
@@ -45,18 +45,18 @@ pub struct View {
     pub last_reload: Arc<Mutex<LastReload>>,
 }
 
-impl View {
+impl StatusView {
     /// Gathers everything at this moment.
     pub fn scrape(&self) -> Scrape {
         let now_ms = self.process.start.elapsed().as_millis() as u64;
-        let cards = self.registry.list();
+        let records = self.registry.list();
         let (shared, pinned, subscription) = self.process.budget.counts();
         let health: &ServerHealth = &self.process.health;
         let certificates = self.certificates();
         let crowd = self.admission.crowd();
         let (counted, max_clients) = self.admission.fill();
         let standing = ProcessStanding {
-            groups: self.groups(&cards, now_ms),
+            groups: self.groups(&records, now_ms),
             upstream: UpstreamCounts {
                 shared: shared as u64,
                 pinned: pinned as u64,
@@ -83,9 +83,12 @@ impl View {
             held_rejected: self.admission.held() as u64,
             counted: counted as u64,
             max_clients: max_clients as u64,
-            lent: cards.iter().filter(|card| card.has(Flag::Pinned)).count() as u64,
-            blocked_clients: blocked(&cards),
-            top_clients: self.top_clients(cards, now_ms),
+            lent: records
+                .iter()
+                .filter(|record| record.has(ClientFlag::Pinned))
+                .count() as u64,
+            blocked_clients: blocked(&records),
+            top_clients: self.top_clients(records, now_ms),
             warnings: self.warnings(&certificates),
             certificates,
             process: ProcessRow {
@@ -228,12 +231,12 @@ impl View {
             .collect()
     }
 
-    fn groups(&self, cards: &[Arc<Card>], now_ms: u64) -> Vec<GroupRow> {
+    fn groups(&self, records: &[Arc<ClientRecord>], now_ms: u64) -> Vec<GroupRow> {
         let counted = self.admission.rows();
         let mut idle = vec![(0u64, None::<u64>); counted.len()];
-        for card in cards {
-            let silent = card.idle_ms(now_ms);
-            if let Some((count, oldest)) = idle.get_mut(card.group.get() as usize)
+        for record in records {
+            let silent = record.idle_ms(now_ms);
+            if let Some((count, oldest)) = idle.get_mut(record.group.get() as usize)
                 && silent >= IDLE_MS
             {
                 *count += 1;
@@ -262,39 +265,41 @@ impl View {
         .collect()
     }
 
-    fn top_clients(&self, mut cards: Vec<Arc<Card>>, now_ms: u64) -> Vec<ClientRow> {
+    fn top_clients(&self, mut records: Vec<Arc<ClientRecord>>, now_ms: u64) -> Vec<ClientRow> {
         // Once for each: workers count on meanwhile, and an order that changes while it is made is a panic.
-        cards.sort_by_cached_key(|card| std::cmp::Reverse(card.commands.get()));
-        cards.truncate(TOP_CLIENTS);
+        records.sort_by_cached_key(|record| std::cmp::Reverse(record.commands.get()));
+        records.truncate(TOP_CLIENTS);
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         let settings = self.process.settings();
-        let row = |card: Arc<Card>| {
-            let group = settings.groups.get(card.group.get() as usize);
-            let names = card.names();
+        let row = |record: Arc<ClientRecord>| {
+            let group = settings.groups.get(record.group.get() as usize);
+            let names = record.names();
             ClientRow {
-                id: card.id(),
-                address: card.peer().to_string(),
+                id: record.id(),
+                address: record.peer().to_string(),
                 name: text(&names.name),
                 user: text(shown_user(&names.user)),
                 group: group.map(|group| group.name.clone()).unwrap_or_default(),
-                age_s: now_ms.saturating_sub(card.created_ms()) / 1000,
-                idle_s: card.idle_ms(now_ms) / 1000,
-                commands: card.commands.get(),
-                bytes_in: card.bytes_in.get(),
-                bytes_out: card.bytes_out.get(),
-                state: state(&card),
+                age_s: now_ms.saturating_sub(record.created_ms()) / 1000,
+                idle_s: record.idle_ms(now_ms) / 1000,
+                commands: record.commands.get(),
+                bytes_in: record.bytes_in.get(),
+                bytes_out: record.bytes_out.get(),
+                state: state(&record),
             }
         };
-        cards.into_iter().map(row).collect()
+        records.into_iter().map(row).collect()
     }
 }
 
-fn blocked(cards: &[Arc<Card>]) -> u64 {
-    let blocked = cards.iter().filter(|card| card.has(Flag::Blocked));
+fn blocked(records: &[Arc<ClientRecord>]) -> u64 {
+    let blocked = records
+        .iter()
+        .filter(|record| record.has(ClientFlag::Blocked));
     blocked.count() as u64
 }
 
-fn by_reason(totals: &[(Reason, u64)]) -> Vec<(&'static str, u64)> {
+fn by_reason(totals: &[(RefusalReason, u64)]) -> Vec<(&'static str, u64)> {
     let totals = totals.iter();
     totals
         .map(|(reason, total)| (reason.label(), *total))
@@ -321,20 +326,20 @@ fn per(per: Per) -> &'static str {
     }
 }
 
-fn state(card: &Card) -> &'static str {
+fn state(record: &ClientRecord) -> &'static str {
     let states = [
-        (Flag::Rejected, "rejected"),
-        (Flag::Arriving, "arriving"),
-        (Flag::Monitor, "monitor"),
-        (Flag::Pubsub, "subscribed"),
-        (Flag::Blocked, "blocked"),
-        (Flag::Multi, "transaction"),
-        (Flag::Watching, "watching"),
-        (Flag::Tracking, "tracking"),
-        (Flag::Pinned, "pinned"),
+        (ClientFlag::Rejected, "rejected"),
+        (ClientFlag::Arriving, "arriving"),
+        (ClientFlag::Monitor, "monitor"),
+        (ClientFlag::Pubsub, "subscribed"),
+        (ClientFlag::Blocked, "blocked"),
+        (ClientFlag::Multi, "transaction"),
+        (ClientFlag::Watching, "watching"),
+        (ClientFlag::Tracking, "tracking"),
+        (ClientFlag::Pinned, "pinned"),
     ];
     states
         .into_iter()
-        .find(|(flag, _)| card.has(*flag))
+        .find(|(flag, _)| record.has(*flag))
         .map_or("shared", |(_, name)| name)
 }

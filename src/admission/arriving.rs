@@ -12,13 +12,13 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::permit::PermitHolding;
-use super::{Admission, Counts, Permit, Plan, Refusal, Rule};
+use super::{Admission, AdmissionCounts, AdmissionPlan, AdmissionRefusal, ClientPermit, GroupRule};
 use crate::config::{AtLimit, AuthMode, Per, Settings};
 use crate::identity::Identity;
 
 /// Says what the settings have of newcomers.
 #[derive(Debug)]
-pub(super) struct Welcome {
+pub(super) struct NewcomerRules {
     /// So many clients may arrive; 0: nobody arrives.
     max_arriving: usize,
     pub(super) operator_places: usize,
@@ -29,7 +29,7 @@ pub(super) struct Welcome {
     must_authenticate: bool,
 }
 
-impl Welcome {
+impl NewcomerRules {
     pub(super) fn new(settings: &Settings) -> Self {
         let limits = &settings.limits;
         let users = settings.operators.iter();
@@ -64,14 +64,14 @@ impl Welcome {
     }
 }
 
-impl Rule {
+impl GroupRule {
     /// Tells whether it looks at what a client says of itself.
     fn listens(&self) -> bool {
         self.matches.client_name.is_some() || self.matches.user.is_some()
     }
 }
 
-impl Plan {
+impl AdmissionPlan {
     /// Tells whether the place of this client depends on what it has yet to say.
     pub(super) fn depends_on_words(&self, identity: &Identity) -> bool {
         if !self.welcome.operators.is_empty() {
@@ -90,13 +90,13 @@ impl Plan {
     }
 
     /// Tells whether one of the places kept for operators is free.
-    pub(super) fn has_operator_place(&self, counts: &Counts) -> bool {
+    pub(super) fn has_operator_place(&self, counts: &AdmissionCounts) -> bool {
         counts.operators + counts.beyond < self.welcome.operator_places
     }
 
     /// Tells whether one of them is free for somebody who may turn out to be an operator. Where operators have a listener of their own, no
     /// more than half of the places are for those who say nothing yet: the rest is theirs.
-    fn has_place_beyond(&self, counts: &Counts) -> bool {
+    fn has_place_beyond(&self, counts: &AdmissionCounts) -> bool {
         let welcome = &self.welcome;
         let most = match welcome.admin_listeners.is_empty() {
             true => welcome.operator_places,
@@ -108,7 +108,7 @@ impl Plan {
 
 /// Counts who is here beside the clients of groups.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Crowd {
+pub struct UngroupedCounts {
     /// Counts the clients that are arriving.
     pub arriving: usize,
     /// Counts the operators in the places kept for them.
@@ -123,7 +123,11 @@ impl Admission {
     ///
     /// # Errors
     /// It fails as [`Admission::admit`] does.
-    pub fn arrive(self: &Arc<Self>, identity: &Identity, now: Instant) -> Result<Permit, Refusal> {
+    pub fn arrive(
+        self: &Arc<Self>,
+        identity: &Identity,
+        now: Instant,
+    ) -> Result<ClientPermit, AdmissionRefusal> {
         self.take_in(identity, now, false)
     }
 
@@ -134,10 +138,10 @@ impl Admission {
         identity: &Identity,
         now: Instant,
         has_shaken: bool,
-    ) -> Result<Permit, Refusal> {
+    ) -> Result<ClientPermit, AdmissionRefusal> {
         let (plan, mut counts, place) = self.decide(identity);
         let welcome = &plan.welcome;
-        let mut permit = Permit::new(self, place.group, plan.generation);
+        let mut permit = ClientPermit::new(self, place.group, plan.generation);
         if welcome.is_operator(identity) && plan.has_operator_place(&counts) {
             counts.operators += 1;
             counts.handshaking -= usize::from(has_shaken);
@@ -187,9 +191,9 @@ impl Admission {
     }
 
     /// Counts who is here beside the clients of groups.
-    pub fn crowd(&self) -> Crowd {
+    pub fn crowd(&self) -> UngroupedCounts {
         let counts = self.counts();
-        Crowd {
+        UngroupedCounts {
             arriving: counts.arriving,
             operators: counts.operators,
             unheard: counts.unheard,
@@ -197,7 +201,7 @@ impl Admission {
     }
 }
 
-impl Permit {
+impl ClientPermit {
     /// Tells whether its client has yet to say who it is.
     pub fn is_arriving(&self) -> bool {
         matches!(self.held, PermitHolding::Arriving { .. })
@@ -212,7 +216,7 @@ impl Permit {
     ///
     /// # Errors
     /// It fails as [`Admission::admit`] does; the client is arriving still, so that the caller may make room and ask again.
-    pub fn settle(&mut self, identity: &Identity, now: Instant) -> Result<(), Refusal> {
+    pub fn settle(&mut self, identity: &Identity, now: Instant) -> Result<(), AdmissionRefusal> {
         let PermitHolding::Arriving { is_beyond } = self.held else {
             return Ok(());
         };
@@ -238,7 +242,7 @@ impl Permit {
     }
 }
 
-impl Counts {
+impl AdmissionCounts {
     /// Notes that one who was arriving is so no longer.
     pub(super) fn has_arrived(&mut self, is_beyond: bool) {
         self.arriving -= 1;

@@ -12,26 +12,26 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::Plan;
+use super::AdmissionPlan;
 use super::bucket::RateBucket;
 use super::key::bounded;
 use crate::identity::{Identity, Peer};
 
 /// Says by what one who comes back is known again: not by its port.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) struct Returner {
-    host: Host,
+pub(super) struct KnownAgainBy {
+    host: ReturnerHost,
     name: Box<[u8]>,
     user: Box<[u8]>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-enum Host {
+enum ReturnerHost {
     Address(IpAddr),
     Socket(Arc<str>),
 }
 
-impl Returner {
+impl KnownAgainBy {
     fn of(identity: &Identity, has_spoken: bool) -> Self {
         let words = |words: &[u8]| match has_spoken {
             true => bounded(words).into(),
@@ -39,8 +39,8 @@ impl Returner {
         };
         Self {
             host: match &identity.peer {
-                Peer::Tcp(address) => Host::Address(address.ip().to_canonical()),
-                Peer::Unix(path) => Host::Socket(Arc::clone(path)),
+                Peer::Tcp(address) => ReturnerHost::Address(address.ip().to_canonical()),
+                Peer::Unix(path) => ReturnerHost::Socket(Arc::clone(path)),
             },
             name: words(&identity.name),
             user: words(&identity.user),
@@ -48,24 +48,24 @@ impl Returner {
     }
 }
 
-impl Plan {
+impl AdmissionPlan {
     /// Returns by what this client would be known again. Where a client is asked for its place when it connects, that is all there is to
     /// know it by.
-    pub(super) fn returner(&self, identity: &Identity) -> Returner {
-        Returner::of(identity, self.depends_on_words(identity))
+    pub(super) fn returner(&self, identity: &Identity) -> KnownAgainBy {
+        KnownAgainBy::of(identity, self.depends_on_words(identity))
     }
 }
 
 /// Says why nobody is evicted for a newcomer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Damped {
+pub enum DampedReason {
     /// One like it was evicted a moment ago (`group.evict_pause`).
     Returned,
     /// The group has evicted as many as it may in a second (`group.max_evictions_per_second`).
     TooFast,
 }
 
-impl Damped {
+impl DampedReason {
     /// Lists both, in the order of their index.
     pub const ALL: [Self; 2] = [Self::Returned, Self::TooFast];
 
@@ -92,32 +92,32 @@ impl Damped {
 
 /// Says what a group's settings have of evictions.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Damping {
+pub(super) struct EvictionDamping {
     pub(super) pause: Duration,
     pub(super) per_second: u32,
 }
 
 /// Remembers the evictions of one group.
 #[derive(Debug, Default)]
-pub(super) struct Evictions {
+pub(super) struct GroupEvictions {
     /// Tells when one of each identity was evicted last.
-    recent: HashMap<Returner, Instant>,
+    recent: HashMap<KnownAgainBy, Instant>,
     bucket: Option<RateBucket>,
     /// Counts all of them.
     pub(super) total: u64,
 }
 
-impl Evictions {
+impl GroupEvictions {
     /// Permits to evict one for a newcomer that is known again by this, where that may be; then it counts as one of this second.
     pub(super) fn permit(
         &mut self,
-        who: &Returner,
-        damping: Damping,
+        who: &KnownAgainBy,
+        damping: EvictionDamping,
         now: Instant,
-    ) -> Result<(), Damped> {
+    ) -> Result<(), DampedReason> {
         let evicted = self.recent.get(who);
         if evicted.is_some_and(|at| now.saturating_duration_since(*at) < damping.pause) {
-            return Err(Damped::Returned);
+            return Err(DampedReason::Returned);
         }
         let bucket = self
             .bucket
@@ -127,12 +127,12 @@ impl Evictions {
         self.bucket = Some(bucket);
         match is_permitted {
             true => Ok(()),
-            false => Err(Damped::TooFast),
+            false => Err(DampedReason::TooFast),
         }
     }
 
     /// Notes that a client that is known again by this was evicted.
-    pub(super) fn note(&mut self, who: Returner, damping: Damping, now: Instant) {
+    pub(super) fn note(&mut self, who: KnownAgainBy, damping: EvictionDamping, now: Instant) {
         self.total += 1;
         self.recent
             .retain(|_, at| now.saturating_duration_since(*at) < damping.pause);
@@ -153,15 +153,15 @@ mod tests {
 
     use super::*;
 
-    fn who(number: u8) -> Returner {
+    fn who(number: u8) -> KnownAgainBy {
         let address = format!("127.0.0.{number}:5000")
             .parse()
             .expect("an address");
         let identity = Identity::new(Peer::Tcp(address), Arc::from("127.0.0.1:6380"));
-        Returner::of(&identity, true)
+        KnownAgainBy::of(&identity, true)
     }
 
-    const DAMPING: Damping = Damping {
+    const DAMPING: EvictionDamping = EvictionDamping {
         pause: Duration::from_secs(2),
         per_second: 3,
     };
@@ -175,29 +175,32 @@ mod tests {
                 Arc::from("127.0.0.1:6380"),
             )
         };
-        let of = |peer, name| Returner::of(&identity(peer, name), true);
+        let of = |peer, name| KnownAgainBy::of(&identity(peer, name), true);
         assert_eq!(of("10.0.0.1:1", "a"), of("10.0.0.1:2", "a"));
         assert_eq!(of("10.0.0.1:1", "a"), of("[::ffff:10.0.0.1]:2", "a"));
         assert_ne!(of("10.0.0.1:1", "a"), of("10.0.0.2:1", "a"));
         assert_ne!(of("10.0.0.1:1", "a"), of("10.0.0.1:1", "b"));
-        let silent = Returner::of(&identity("10.0.0.1:1", "a"), false);
-        assert_eq!(silent, Returner::of(&identity("10.0.0.1:1", "b"), false));
+        let silent = KnownAgainBy::of(&identity("10.0.0.1:1", "a"), false);
+        assert_eq!(
+            silent,
+            KnownAgainBy::of(&identity("10.0.0.1:1", "b"), false)
+        );
     }
 
     #[test]
     fn one_that_comes_back_at_once_evicts_nobody() {
-        let mut evictions = Evictions::default();
+        let mut evictions = GroupEvictions::default();
         let start = Instant::now();
         let at = |ms| start + Duration::from_millis(ms);
         assert_eq!(evictions.permit(&who(2), DAMPING, at(0)), Ok(()));
         evictions.note(who(1), DAMPING, at(0));
         assert_eq!(
             evictions.permit(&who(1), DAMPING, at(1)),
-            Err(Damped::Returned)
+            Err(DampedReason::Returned)
         );
         assert_eq!(
             evictions.permit(&who(1), DAMPING, at(1999)),
-            Err(Damped::Returned)
+            Err(DampedReason::Returned)
         );
         assert_eq!(
             evictions.permit(&who(2), DAMPING, at(1999)),
@@ -212,7 +215,7 @@ mod tests {
         #[test]
         fn evictions_are_bounded(steps in proptest::collection::vec((1_u8..9, 1_u8..9, 0_u64..700), 1..200)) {
             let start = Instant::now();
-            let mut evictions = Evictions::default();
+            let mut evictions = GroupEvictions::default();
             let mut now_ms = 0;
             let mut made: Vec<(u64, u8)> = Vec::new();
             for (newcomer, victim, pause) in steps {
@@ -220,7 +223,7 @@ mod tests {
                 let now = start + Duration::from_millis(now_ms);
                 let was_evicted = made.iter().any(|(at, who)| *who == newcomer && now_ms - at < 2000);
                 let permitted = evictions.permit(&who(newcomer), DAMPING, now);
-                prop_assert_eq!(permitted == Err(Damped::Returned), was_evicted);
+                prop_assert_eq!(permitted == Err(DampedReason::Returned), was_evicted);
                 if permitted.is_ok() {
                     evictions.note(who(victim), DAMPING, now);
                     made.push((now_ms, victim));

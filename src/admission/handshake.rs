@@ -9,14 +9,14 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::{Admission, Permit, Refusal};
+use super::{Admission, AdmissionRefusal, ClientPermit};
 use crate::identity::Identity;
 
 /// A place under `limits.max_clients` and in no group. Its drop gives it back.
 #[derive(Debug)]
 pub struct HandshakePermit {
     admission: Arc<Admission>,
-    /// Is false once the place has become a [`Permit`].
+    /// Is false once the place has become a [`ClientPermit`].
     is_counted: bool,
 }
 
@@ -24,8 +24,11 @@ impl Admission {
     /// Gives a newcomer a place for its handshake. What is refused is not counted yet: see [`Admission::rejected`].
     ///
     /// # Errors
-    /// It returns a [`Refusal`] by `limits.max_clients`, told of the group that the newcomer belongs to without a certificate.
-    pub fn begin(self: &Arc<Self>, identity: &Identity) -> Result<HandshakePermit, Refusal> {
+    /// It returns a [`AdmissionRefusal`] by `limits.max_clients`, told of the group that the newcomer belongs to without a certificate.
+    pub fn begin(
+        self: &Arc<Self>,
+        identity: &Identity,
+    ) -> Result<HandshakePermit, AdmissionRefusal> {
         let (plan, mut counts, place) = self.decide(identity);
         plan.has_room(&counts, &place)?;
         counts.handshaking += 1;
@@ -52,7 +55,7 @@ impl HandshakePermit {
         mut self,
         identity: &Identity,
         now: Instant,
-    ) -> Result<Permit, (Self, Box<Refusal>)> {
+    ) -> Result<ClientPermit, (Self, Box<AdmissionRefusal>)> {
         let admission = Arc::clone(&self.admission);
         match admission.take_in(identity, now, true) {
             Ok(permit) => {

@@ -1,7 +1,7 @@
 //! Who may come: the one place that decides whether a client gets a place, and in which group.
 //!
-//! A place is a [`Permit`]; a client cannot be served without one, and it gives the place back on drop, once. What is
-//! refused is a [`Refusal`], which says why in words for the log and in Redis' words for the client.
+//! A place is a [`ClientPermit`]; a client cannot be served without one, and it gives the place back on drop, once. What is
+//! refused is a [`AdmissionRefusal`], which says why in words for the log and in Redis' words for the client.
 //!
 //! Invariants: the counts are exactly the live permits. No group in mode `enforce` and no key of it ever exceeds its
 //! cap, and all groups together, with those in their handshake and those arriving, never exceed `limits.max_clients`, in
@@ -31,18 +31,18 @@ use arc_swap::ArcSwap;
 use crate::config::{AtLimit, Group, Match, Mode, Per, Settings};
 use crate::identity::{Identity, Peer};
 
-use arriving::Welcome;
-pub use damping::Damped;
-use damping::Damping;
+use arriving::NewcomerRules;
+pub use damping::DampedReason;
+use damping::EvictionDamping;
 pub use handshake::HandshakePermit;
 pub use hold::HoldPermit;
 use key::CountKey;
 use log_line::LineThrottle;
 pub use log_line::LogLine;
-pub use permit::Permit;
-use refusal::Shortfall;
-pub use refusal::{Reason, Refusal};
-use tally::{TakenPlace, Tallies};
+pub use permit::ClientPermit;
+use refusal::PlaceShortfall;
+pub use refusal::{AdmissionRefusal, RefusalReason};
+use tally::{GroupTally, TakenPlace};
 
 /// A group, by its place in the configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -57,7 +57,7 @@ impl GroupId {
 
 /// A group as far as admission is concerned.
 #[derive(Debug)]
-struct Rule {
+struct GroupRule {
     name: Arc<str>,
     matches: Match,
     per: Per,
@@ -65,11 +65,11 @@ struct Rule {
     warn: Option<usize>,
     connects_per_second: Option<u32>,
     at_limit: AtLimit,
-    damping: Damping,
+    damping: EvictionDamping,
     mode: Mode,
 }
 
-impl Rule {
+impl GroupRule {
     fn new(group: &Group) -> Self {
         Self {
             name: Arc::from(group.name.as_str()),
@@ -79,7 +79,7 @@ impl Rule {
             warn: group.warn_connections,
             connects_per_second: group.max_connects_per_second,
             at_limit: group.at_limit,
-            damping: Damping {
+            damping: EvictionDamping {
                 pause: group.evict_pause,
                 per_second: group.max_evictions_per_second,
             },
@@ -148,27 +148,27 @@ impl GroupPlace {
 /// Decides who may come. It is shared by all threads.
 #[derive(Debug)]
 pub struct Admission {
-    plan: ArcSwap<Plan>,
-    counts: Mutex<Counts>,
+    plan: ArcSwap<AdmissionPlan>,
+    counts: Mutex<AdmissionCounts>,
 }
 
 /// Says what the settings have of admission, as of one reload.
 #[derive(Debug)]
-struct Plan {
+struct AdmissionPlan {
     /// Holds the rules by group.
-    rules: Vec<Rule>,
+    rules: Vec<GroupRule>,
     /// Lists the groups in order of matching. Invariant: at least one, and the last takes everyone.
     order: Vec<GroupId>,
     max_clients: usize,
     max_rejected: usize,
     reject_hold: Duration,
-    welcome: Welcome,
+    welcome: NewcomerRules,
     /// Grows with each reload.
     generation: u64,
 }
 
 #[derive(Debug)]
-struct Counts {
+struct AdmissionCounts {
     /// Counts who is admitted.
     total: usize,
     /// Counts who is in a handshake after which they may be admitted.
@@ -190,19 +190,19 @@ struct Counts {
     generation: u64,
     /// Counts the places given by an older plan, of clients that have not been moved yet.
     stale: usize,
-    groups: Vec<Tallies>,
+    groups: Vec<GroupTally>,
 }
 
-impl Plan {
+impl AdmissionPlan {
     fn new(settings: &Settings, generation: u64) -> Self {
         let id = |&index: &usize| GroupId(u16::try_from(index).unwrap_or(u16::MAX));
         Self {
-            rules: settings.groups.iter().map(Rule::new).collect(),
+            rules: settings.groups.iter().map(GroupRule::new).collect(),
             order: settings.order.iter().map(id).collect(),
             max_clients: settings.limits.max_clients,
             max_rejected: settings.limits.max_rejected,
             reject_hold: settings.limits.reject_hold,
-            welcome: Welcome::new(settings),
+            welcome: NewcomerRules::new(settings),
             generation,
         }
     }
@@ -223,22 +223,26 @@ impl Plan {
         }
     }
 
-    fn rule(&self, group: GroupId) -> &Rule {
+    fn rule(&self, group: GroupId) -> &GroupRule {
         &self.rules[group.index()]
     }
 
-    fn refusal(&self, place: &GroupPlace, shortfall: Shortfall) -> Refusal {
-        Refusal::new(self.rule(place.group), place, shortfall)
+    fn refusal(&self, place: &GroupPlace, shortfall: PlaceShortfall) -> AdmissionRefusal {
+        AdmissionRefusal::new(self.rule(place.group), place, shortfall)
     }
 
     /// Checks whether all groups together have room for one more.
-    fn has_room(&self, counts: &Counts, place: &GroupPlace) -> Result<(), Refusal> {
+    fn has_room(
+        &self,
+        counts: &AdmissionCounts,
+        place: &GroupPlace,
+    ) -> Result<(), AdmissionRefusal> {
         let count = counts.below_max_clients();
         if count < self.max_clients {
             return Ok(());
         }
-        let shortfall = Shortfall {
-            reason: Reason::MaxClients,
+        let shortfall = PlaceShortfall {
+            reason: RefusalReason::MaxClients,
             count,
             cap: self.max_clients,
             evict: false,
@@ -249,22 +253,22 @@ impl Plan {
 
     fn enter(
         &self,
-        counts: &mut Counts,
+        counts: &mut AdmissionCounts,
         place: &GroupPlace,
         identity: &Identity,
         now: Instant,
-    ) -> Result<TakenPlace, Refusal> {
+    ) -> Result<TakenPlace, AdmissionRefusal> {
         self.move_in(counts, place, (identity, now), true)
     }
 
     /// Takes a place in a group; without `is_accepted`, for one that was in the group before.
     fn move_in(
         &self,
-        counts: &mut Counts,
+        counts: &mut AdmissionCounts,
         place: &GroupPlace,
         (identity, now): (&Identity, Instant),
         is_accepted: bool,
-    ) -> Result<TakenPlace, Refusal> {
+    ) -> Result<TakenPlace, AdmissionRefusal> {
         let who = || self.returner(identity);
         let entry = counts.groups[place.group.index()]
             .enter(self.rule(place.group), &place.key, now, who)
@@ -279,10 +283,10 @@ impl Admission {
     /// Makes the admission by these settings, with nobody admitted.
     pub fn new(settings: &Settings) -> Arc<Self> {
         let max_clients = settings.limits.max_clients;
-        let tallies = settings.groups.iter().map(|_| Tallies::new(max_clients));
+        let tallies = settings.groups.iter().map(|_| GroupTally::new(max_clients));
         Arc::new(Self {
-            plan: ArcSwap::from_pointee(Plan::new(settings, 0)),
-            counts: Mutex::new(Counts {
+            plan: ArcSwap::from_pointee(AdmissionPlan::new(settings, 0)),
+            counts: Mutex::new(AdmissionCounts {
                 total: 0,
                 handshaking: 0,
                 arriving: 0,
@@ -300,7 +304,7 @@ impl Admission {
     }
 
     /// Goes by these settings from now on, in which every group has the index it had. Nobody loses a place: each client
-    /// is to be moved by [`Permit::reseat`], whatever the caps say.
+    /// is to be moved by [`ClientPermit::reseat`], whatever the caps say.
     pub fn reload(&self, settings: &Settings) {
         let mut counts = self.counts();
         counts.generation += 1;
@@ -311,8 +315,8 @@ impl Admission {
         }
         counts
             .groups
-            .resize_with(settings.groups.len(), || Tallies::new(max_clients));
-        let plan = Plan::new(settings, counts.generation);
+            .resize_with(settings.groups.len(), || GroupTally::new(max_clients));
+        let plan = AdmissionPlan::new(settings, counts.generation);
         // Under the lock: places are given by the plan of the generation that is counted.
         self.plan.store(Arc::new(plan));
     }
@@ -323,7 +327,7 @@ impl Admission {
     }
 
     /// Lists what is past its cap after a reload, and by how many: groups and keys in mode `enforce`, and all clients together.
-    pub fn excess(&self) -> Vec<(Refusal, usize)> {
+    pub fn excess(&self) -> Vec<(AdmissionRefusal, usize)> {
         let plan = self.plan.load();
         let counts = self.counts();
         let mut found = Vec::new();
@@ -338,8 +342,8 @@ impl Admission {
                     key,
                     generation: plan.generation,
                 };
-                let shortfall = Shortfall {
-                    reason: Reason::GroupCap,
+                let shortfall = PlaceShortfall {
+                    reason: RefusalReason::GroupCap,
                     count,
                     cap,
                     evict: false,
@@ -365,8 +369,12 @@ impl Admission {
     /// Gives a newcomer a place. What is refused is not counted yet: see [`Admission::rejected`].
     ///
     /// # Errors
-    /// It returns a [`Refusal`]; when its `evict` is set the caller may close one client for which [`Refusal::frees`] holds and ask again.
-    pub fn admit(self: &Arc<Self>, identity: &Identity, now: Instant) -> Result<Permit, Refusal> {
+    /// It returns a [`AdmissionRefusal`]; when its `evict` is set the caller may close one client for which [`AdmissionRefusal::frees`] holds and ask again.
+    pub fn admit(
+        self: &Arc<Self>,
+        identity: &Identity,
+        now: Instant,
+    ) -> Result<ClientPermit, AdmissionRefusal> {
         let (plan, mut counts, place) = self.decide(identity);
         plan.has_room(&counts, &place)?;
         let entry = plan.enter(&mut counts, &place, identity, now)?;
@@ -375,20 +383,30 @@ impl Admission {
     }
 
     /// Returns what gives back the place that has been taken.
-    fn permit(self: &Arc<Self>, plan: &Plan, place: GroupPlace, entry: TakenPlace) -> Permit {
-        let mut permit = Permit::new(self, place.group, plan.generation);
+    fn permit(
+        self: &Arc<Self>,
+        plan: &AdmissionPlan,
+        place: GroupPlace,
+        entry: TakenPlace,
+    ) -> ClientPermit {
+        let mut permit = ClientPermit::new(self, place.group, plan.generation);
         permit.take_place(plan, place, entry);
         permit
     }
 
     /// Counts a refusal that is final, once, and says whether to log it: at most one line for each group in ten
     /// seconds.
-    pub fn rejected(&self, refusal: &Refusal, now: Instant) -> Option<LogLine> {
+    pub fn rejected(&self, refusal: &AdmissionRefusal, now: Instant) -> Option<LogLine> {
         self.counts().groups[refusal.group.index()].reject(refusal, now)
     }
 
     /// Counts an eviction by which `refusal` was averted, of the client that is `victim`, and says whether to log it.
-    pub fn evicted(&self, refusal: &Refusal, victim: &Identity, now: Instant) -> Option<LogLine> {
+    pub fn evicted(
+        &self,
+        refusal: &AdmissionRefusal,
+        victim: &Identity,
+        now: Instant,
+    ) -> Option<LogLine> {
         let (plan, mut counts, _) = self.decide(victim);
         let group = refusal.group;
         counts.groups[group.index()].evicted(plan.returner(victim), plan.rule(group), now)
@@ -422,7 +440,7 @@ impl Admission {
     pub fn rows(&self) -> Vec<GroupFigures> {
         let plan = self.plan.load();
         let counts = self.counts();
-        let row = |(rule, tallies): (&Rule, &Tallies)| GroupFigures {
+        let row = |(rule, tallies): (&GroupRule, &GroupTally)| GroupFigures {
             name: Arc::clone(&rule.name),
             per: rule.per,
             mode: rule.mode,
@@ -438,9 +456,11 @@ impl Admission {
             warn: rule.warn,
             accepted_total: tallies.accepted,
             evicted_total: tallies.evictions.total,
-            damped_total: Damped::ALL.map(|damped| (damped, tallies.damped[damped as usize])),
-            rejected_total: Reason::ALL.map(|reason| (reason, tallies.rejected[reason as usize])),
-            observed_total: Reason::ALL.map(|reason| (reason, tallies.observed[reason as usize])),
+            damped_total: DampedReason::ALL.map(|damped| (damped, tallies.damped[damped as usize])),
+            rejected_total: RefusalReason::ALL
+                .map(|reason| (reason, tallies.rejected[reason as usize])),
+            observed_total: RefusalReason::ALL
+                .map(|reason| (reason, tallies.observed[reason as usize])),
         };
         plan.rules.iter().zip(&counts.groups).map(row).collect()
     }
@@ -455,7 +475,14 @@ impl Admission {
     }
 
     /// Returns the place of a client, with the plan it is by and the counts under their lock: no reload comes between.
-    fn decide(&self, identity: &Identity) -> (Arc<Plan>, MutexGuard<'_, Counts>, GroupPlace) {
+    fn decide(
+        &self,
+        identity: &Identity,
+    ) -> (
+        Arc<AdmissionPlan>,
+        MutexGuard<'_, AdmissionCounts>,
+        GroupPlace,
+    ) {
         loop {
             let plan = self.plan.load_full();
             let place = plan.place_of(identity);
@@ -466,12 +493,12 @@ impl Admission {
         }
     }
 
-    fn counts(&self) -> MutexGuard<'_, Counts> {
+    fn counts(&self) -> MutexGuard<'_, AdmissionCounts> {
         self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Counts {
+impl AdmissionCounts {
     /// Counts those who count in `limits.max_clients`.
     fn below_max_clients(&self) -> usize {
         self.total + self.handshaking + self.arriving - self.beyond
@@ -519,11 +546,11 @@ pub struct GroupFigures {
     /// Counts the clients closed to make room for others.
     pub evicted_total: u64,
     /// Counts the clients refused because nobody was evicted for them, by the reason.
-    pub damped_total: [(Damped, u64); 2],
+    pub damped_total: [(DampedReason, u64); 2],
     /// Counts the clients refused, by reason.
-    pub rejected_total: [(Reason, u64); 3],
+    pub rejected_total: [(RefusalReason, u64); 3],
     /// Counts the clients admitted that mode `enforce` would have refused, by reason.
-    pub observed_total: [(Reason, u64); 3],
+    pub observed_total: [(RefusalReason, u64); 3],
 }
 
 #[cfg(test)]

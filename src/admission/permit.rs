@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::tally::TakenPlace;
-use super::{Admission, GroupId, GroupPlace, Plan, Refusal, refusal};
+use super::{Admission, AdmissionPlan, AdmissionRefusal, GroupId, GroupPlace, refusal};
 use crate::identity::Identity;
 
 /// Says what a permit holds.
@@ -24,7 +24,7 @@ pub(super) enum PermitHolding {
 
 /// A client's place. Its drop gives the place back.
 #[derive(Debug)]
-pub struct Permit {
+pub struct ClientPermit {
     pub(super) admission: Arc<Admission>,
     pub(super) group: GroupId,
     pub(super) held: PermitHolding,
@@ -36,7 +36,7 @@ pub struct Permit {
     pub observed: Option<String>,
 }
 
-impl Permit {
+impl ClientPermit {
     /// Makes one that holds nothing yet.
     pub(super) fn new(admission: &Arc<Admission>, group: GroupId, generation: u64) -> Self {
         Self {
@@ -70,7 +70,7 @@ impl Permit {
         &mut self,
         identity: &Identity,
         now: Instant,
-    ) -> Result<Option<GroupId>, Refusal> {
+    ) -> Result<Option<GroupId>, AdmissionRefusal> {
         let admission = Arc::clone(&self.admission);
         let (plan, mut counts, new) = admission.decide(identity);
         let is_kept = plan.welcome.is_operator(identity);
@@ -118,7 +118,7 @@ impl Permit {
     }
 
     /// Notes the group that the client is in by `plan`, without a place of its own there.
-    fn look_at(&mut self, plan: &Plan, place: &GroupPlace) -> Option<GroupId> {
+    fn look_at(&mut self, plan: &AdmissionPlan, place: &GroupPlace) -> Option<GroupId> {
         self.generation = plan.generation;
         let has_moved = self.group != place.group;
         self.group = place.group;
@@ -163,7 +163,12 @@ impl Permit {
         has_moved
     }
 
-    pub(super) fn take_place(&mut self, plan: &Plan, place: GroupPlace, entry: TakenPlace) {
+    pub(super) fn take_place(
+        &mut self,
+        plan: &AdmissionPlan,
+        place: GroupPlace,
+        entry: TakenPlace,
+    ) {
         let rule = plan.rule(place.group);
         self.warning = entry
             .warning
@@ -176,7 +181,7 @@ impl Permit {
     }
 }
 
-impl Drop for Permit {
+impl Drop for ClientPermit {
     fn drop(&mut self) {
         let held = std::mem::replace(&mut self.held, PermitHolding::Nothing);
         if matches!(held, PermitHolding::Nothing) {

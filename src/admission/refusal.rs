@@ -3,17 +3,17 @@
 use std::fmt;
 use std::sync::Arc;
 
-use super::damping::Damped;
+use super::damping::DampedReason;
 use super::key::CountKey;
 use super::log_line::LogLine;
-use super::{GroupId, GroupPlace, Rule};
+use super::{GroupId, GroupPlace, GroupRule};
 use crate::config::Per;
-use crate::identity::Card;
+use crate::identity::ClientRecord;
 use crate::texts::TOO_MANY_CLIENTS;
 
 /// Says why a newcomer was refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Reason {
+pub enum RefusalReason {
     /// All groups together are at `limits.max_clients`.
     MaxClients,
     /// The group, or the newcomer's key in it, is at `group.max_connections`.
@@ -22,7 +22,7 @@ pub enum Reason {
     ConnectRate,
 }
 
-impl Reason {
+impl RefusalReason {
     /// Lists every reason, in the order of the metrics.
     pub const ALL: [Self; 3] = [Self::MaxClients, Self::GroupCap, Self::ConnectRate];
 
@@ -46,24 +46,24 @@ impl Reason {
 
 /// Says what was missing for a place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Shortfall {
-    pub(super) reason: Reason,
+pub(super) struct PlaceShortfall {
+    pub(super) reason: RefusalReason,
     pub(super) count: usize,
     pub(super) cap: usize,
     pub(super) evict: bool,
     /// Says why nobody is evicted where the group does that.
-    pub(super) damped: Option<Damped>,
+    pub(super) damped: Option<DampedReason>,
 }
 
 /// Refuses a client that may not come. Shown, it says what is full, how full, and by which setting.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Refusal {
+pub struct AdmissionRefusal {
     /// The group it would have been in.
     pub group: GroupId,
     /// The name of that group.
     pub group_name: Arc<str>,
     /// Says why it is refused.
-    pub reason: Reason,
+    pub reason: RefusalReason,
     /// Counts those there are: clients, or connects within the last second.
     pub count: usize,
     /// Bounds how many there may be.
@@ -73,13 +73,13 @@ pub struct Refusal {
     /// The group makes room by closing one of its own: the caller may do so and ask again.
     pub evict: bool,
     /// Says why nobody is closed for it where the group does that.
-    pub damped: Option<Damped>,
+    pub damped: Option<DampedReason>,
     per: Per,
     place_key: CountKey,
 }
 
-impl Refusal {
-    pub(super) fn new(rule: &Rule, place: &GroupPlace, shortfall: Shortfall) -> Self {
+impl AdmissionRefusal {
+    pub(super) fn new(rule: &GroupRule, place: &GroupPlace, shortfall: PlaceShortfall) -> Self {
         Self {
             group: place.group,
             group_name: Arc::clone(&rule.name),
@@ -95,10 +95,10 @@ impl Refusal {
     }
 
     /// Tells whether closing this client would make the room that is missing: it counts in the same group under the same key.
-    pub fn frees(&self, card: &Card) -> bool {
-        card.group.get() as usize == self.group.index() && {
-            let names = card.names();
-            CountKey::of(self.per, card.peer(), &names.name, &names.user) == self.place_key
+    pub fn frees(&self, record: &ClientRecord) -> bool {
+        record.group.get() as usize == self.group.index() && {
+            let names = record.names();
+            CountKey::of(self.per, record.peer(), &names.name, &names.user) == self.place_key
         }
     }
 
@@ -112,9 +112,9 @@ impl Refusal {
         let name = self.group_name.replace(char::is_control, " ");
         let detail = match reason {
             _ if !explain => String::new(),
-            Reason::MaxClients => format!(" ({count} of {cap}, {setting})"),
-            Reason::GroupCap => format!(" (group \"{name}\": {count} of {cap}, {setting})"),
-            Reason::ConnectRate => {
+            RefusalReason::MaxClients => format!(" ({count} of {cap}, {setting})"),
+            RefusalReason::GroupCap => format!(" (group \"{name}\": {count} of {cap}, {setting})"),
+            RefusalReason::ConnectRate => {
                 format!(" (group \"{name}\": {count} of {cap} a second, {setting})")
             }
         };
@@ -122,7 +122,7 @@ impl Refusal {
     }
 }
 
-impl fmt::Display for Refusal {
+impl fmt::Display for AdmissionRefusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
             group_name,
@@ -134,21 +134,21 @@ impl fmt::Display for Refusal {
         let setting = reason.setting();
         let of_key = OfKey(self.key.as_deref());
         match reason {
-            Reason::MaxClients => {
+            RefusalReason::MaxClients => {
                 write!(
                     f,
                     "there are as many clients as there may be, {count} of {cap} in all groups and arriving ({setting}); "
                 )?;
                 write!(f, "refused one of group \"{group_name}\"")
             }
-            Reason::GroupCap => {
+            RefusalReason::GroupCap => {
                 write!(
                     f,
                     "group \"{group_name}\" is at its cap{of_key}: {count} of {cap} connections ({setting}){}",
-                    self.damped.map_or("", Damped::text)
+                    self.damped.map_or("", DampedReason::text)
                 )
             }
-            Reason::ConnectRate => {
+            RefusalReason::ConnectRate => {
                 write!(f, "group \"{group_name}\" is at its connect rate{of_key}: ")?;
                 write!(f, "{count} of {cap} connections a second ({setting})")
             }
@@ -157,7 +157,7 @@ impl fmt::Display for Refusal {
 }
 
 /// Returns the line for a group that has reached its warning threshold.
-pub(super) fn warning(rule: &Rule, key: &CountKey, line: &LogLine) -> String {
+pub(super) fn warning(rule: &GroupRule, key: &CountKey, line: &LogLine) -> String {
     let key = key.shown();
     let (name, warn, of_key) = (
         &rule.name,
@@ -171,7 +171,7 @@ pub(super) fn warning(rule: &Rule, key: &CountKey, line: &LogLine) -> String {
 }
 
 /// Returns the line for a refusal that mode `observe` did not carry out.
-pub(super) fn would_reject(refusal: &Refusal, line: &LogLine) -> String {
+pub(super) fn would_reject(refusal: &AdmissionRefusal, line: &LogLine) -> String {
     format!("{refusal}; admitted, because group.mode is \"observe\"{line}")
 }
 

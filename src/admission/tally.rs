@@ -6,32 +6,32 @@
 use std::collections::HashMap;
 use std::time::Instant;
 
-use super::Rule;
+use super::GroupRule;
 use super::bucket::{BUCKET_FULL_AFTER, RateBucket};
-use super::damping::{Evictions, Returner};
+use super::damping::{GroupEvictions, KnownAgainBy};
 use super::key::CountKey;
 use super::log_line::{LineThrottle, LogLine};
-use super::refusal::{Reason, Refusal, Shortfall};
+use super::refusal::{AdmissionRefusal, PlaceShortfall, RefusalReason};
 use crate::config::{AtLimit, Mode};
 
 /// Tells of a place taken, and what is worth a line in the log about it.
 #[derive(Debug)]
 pub(super) struct TakenPlace {
     pub(super) warning: Option<LogLine>,
-    pub(super) observed: Option<(Shortfall, LogLine)>,
+    pub(super) observed: Option<(PlaceShortfall, LogLine)>,
 }
 
 /// Keeps the counts of one group.
 #[derive(Debug)]
-pub(super) struct Tallies {
+pub(super) struct GroupTally {
     pub(super) connections: usize,
     pub(super) accepted: u64,
     pub(super) rejected: [u64; 3],
     pub(super) observed: [u64; 3],
-    pub(super) evictions: Evictions,
+    pub(super) evictions: GroupEvictions,
     /// Counts the newcomers rejected because evictions are damped, by the reason.
     pub(super) damped: [u64; 2],
-    by_key: HashMap<CountKey, Tally>,
+    by_key: HashMap<CountKey, KeyTally>,
     vacant: usize,
     max_vacant: usize,
     swept: Option<Instant>,
@@ -43,19 +43,19 @@ pub(super) struct Tallies {
 
 /// Keeps the count of one key.
 #[derive(Debug, Default)]
-struct Tally {
+struct KeyTally {
     connections: usize,
     bucket: Option<RateBucket>,
 }
 
-impl Tallies {
+impl GroupTally {
     pub(super) fn new(max_vacant: usize) -> Self {
         Self {
             connections: 0,
             accepted: 0,
             rejected: [0; 3],
             observed: [0; 3],
-            evictions: Evictions::default(),
+            evictions: GroupEvictions::default(),
             damped: [0; 2],
             by_key: HashMap::new(),
             vacant: 0,
@@ -72,11 +72,11 @@ impl Tallies {
     /// what the newcomer is known again.
     pub(super) fn enter(
         &mut self,
-        rule: &Rule,
+        rule: &GroupRule,
         key: &CountKey,
         now: Instant,
-        who: impl FnOnce() -> Returner,
-    ) -> Result<TakenPlace, Shortfall> {
+        who: impl FnOnce() -> KnownAgainBy,
+    ) -> Result<TakenPlace, PlaceShortfall> {
         self.sweep(now);
         let tally = self.by_key.get(key);
         let count = tally.map_or(0, |tally| tally.connections);
@@ -118,19 +118,19 @@ impl Tallies {
     /// Says what is missing for one more where there are `count` already, who comes in time for the rate or does not.
     fn shortfall(
         &mut self,
-        rule: &Rule,
+        rule: &GroupRule,
         (count, in_time): (usize, bool),
         now: Instant,
-        who: impl FnOnce() -> Returner,
-    ) -> Option<Shortfall> {
+        who: impl FnOnce() -> KnownAgainBy,
+    ) -> Option<PlaceShortfall> {
         match (rule.cap, rule.connects_per_second) {
             (Some(cap), _) if count >= cap => {
                 // Nobody is closed for a newcomer that its rate would refuse all the same, or that is only observed.
                 let evicts = rule.at_limit == AtLimit::EvictIdle && in_time && count > 0;
                 let permitted = (evicts && rule.mode == Mode::Enforce)
                     .then(|| self.evictions.permit(&who(), rule.damping, now));
-                Some(Shortfall {
-                    reason: Reason::GroupCap,
+                Some(PlaceShortfall {
+                    reason: RefusalReason::GroupCap,
                     count,
                     cap,
                     evict: permitted == Some(Ok(())),
@@ -139,8 +139,8 @@ impl Tallies {
             }
             (_, Some(rate)) if !in_time => {
                 let cap = rate as usize;
-                Some(Shortfall {
-                    reason: Reason::ConnectRate,
+                Some(PlaceShortfall {
+                    reason: RefusalReason::ConnectRate,
                     count: cap,
                     cap,
                     evict: false,
@@ -180,7 +180,7 @@ impl Tallies {
         above.map(|(key, count)| (key.clone(), count)).collect()
     }
 
-    /// Gives back a place taken by [`Tallies::enter`].
+    /// Gives back a place taken by [`GroupTally::enter`].
     pub(super) fn leave(&mut self, key: &CountKey) {
         let Some(tally) = self.by_key.get_mut(key) else {
             debug_assert!(false, "a place is given back where it was taken");
@@ -199,7 +199,7 @@ impl Tallies {
     }
 
     /// Counts a refusal that is final.
-    pub(super) fn reject(&mut self, refusal: &Refusal, now: Instant) -> Option<LogLine> {
+    pub(super) fn reject(&mut self, refusal: &AdmissionRefusal, now: Instant) -> Option<LogLine> {
         self.rejected[refusal.reason as usize] += 1;
         if let Some(damped) = refusal.damped {
             self.damped[damped as usize] += 1;
@@ -208,7 +208,12 @@ impl Tallies {
     }
 
     /// Counts an eviction of one that is known again by `who`.
-    pub(super) fn evicted(&mut self, who: Returner, rule: &Rule, now: Instant) -> Option<LogLine> {
+    pub(super) fn evicted(
+        &mut self,
+        who: KnownAgainBy,
+        rule: &GroupRule,
+        now: Instant,
+    ) -> Option<LogLine> {
         self.evictions.note(who, rule.damping, now);
         self.eviction_lines.pass(now)
     }

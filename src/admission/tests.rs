@@ -8,7 +8,7 @@ mod reload;
 use std::time::Duration;
 
 use super::*;
-use crate::identity::{Arrival, Registry};
+use crate::identity::{ClientArrival, ClientRegistry};
 
 use fixture::{admission, by_user, glob, group, named, settings, tcp};
 
@@ -110,7 +110,7 @@ fn a_full_group_refuses_and_a_drop_makes_room() {
     let refusal = admission.admit(&named("b"), now).expect_err("full");
     assert_eq!(
         (refusal.reason, refusal.count, refusal.cap),
-        (Reason::GroupCap, 2, 2)
+        (RefusalReason::GroupCap, 2, 2)
     );
     assert_eq!(
         refusal.to_string(),
@@ -129,11 +129,14 @@ fn a_full_group_refuses_and_a_drop_makes_room() {
         .expect("another group is unaffected");
     assert_eq!(
         admission.rows()[0].rejected_total[1],
-        (Reason::GroupCap, 0),
+        (RefusalReason::GroupCap, 0),
         "not counted before it is final"
     );
     assert!(admission.rejected(&refusal, now).is_some());
-    assert_eq!(admission.rows()[0].rejected_total[1], (Reason::GroupCap, 1));
+    assert_eq!(
+        admission.rows()[0].rejected_total[1],
+        (RefusalReason::GroupCap, 1)
+    );
     drop(first);
     let _third = admission.admit(&named("b"), now).expect("room again");
     assert_eq!(admission.rows()[0].accepted_total, 3);
@@ -159,7 +162,7 @@ fn all_groups_together_stay_below_max_clients_even_when_observed() {
     let refusal = admission
         .admit(&named("a"), now)
         .expect_err("limits.max_clients");
-    assert_eq!(refusal.reason, Reason::MaxClients);
+    assert_eq!(refusal.reason, RefusalReason::MaxClients);
     assert_eq!(
         refusal.to_string(),
         "there are as many clients as there may be, 2 of 2 in all groups and arriving (limits.max_clients); refused one of group \"watched\""
@@ -322,10 +325,10 @@ fn evict_idle_asks_for_room_only_where_room_would_help() {
         ..group("g")
     };
     let admission = Admission::new(&settings(5, 1, vec![limited]));
-    let registry = Registry::new();
-    let card = |name: &str, group: u32| {
+    let registry = ClientRegistry::new();
+    let record = |name: &str, group: u32| {
         let (identity, laddr) = (named(name), tcp("127.0.0.1:1").peer);
-        registry.register(Arrival {
+        registry.register(ClientArrival {
             identity,
             laddr,
             fd: -1,
@@ -337,9 +340,9 @@ fn evict_idle_asks_for_room_only_where_room_would_help() {
     let first = admission.admit(&named("a"), now).expect("room");
     let refusal = admission.admit(&named("a"), now).expect_err("full");
     assert!(refusal.evict);
-    assert!(refusal.frees(&card("a", 0)));
-    assert!(!refusal.frees(&card("b", 0)), "another key is no room");
-    assert!(!refusal.frees(&card("a", 1)), "another group is no room");
+    assert!(refusal.frees(&record("a", 0)));
+    assert!(!refusal.frees(&record("b", 0)), "another key is no room");
+    assert!(!refusal.frees(&record("a", 1)), "another group is no room");
     drop(first);
     let _second = admission.admit(&named("a"), now).expect("room was made");
     let refusal = admission
@@ -355,7 +358,10 @@ fn evict_idle_asks_for_room_only_where_room_would_help() {
     let refusal = admission
         .admit(&named("a"), now + Duration::from_secs(9))
         .expect_err("full");
-    assert_eq!((refusal.reason, refusal.evict), (Reason::MaxClients, false));
+    assert_eq!(
+        (refusal.reason, refusal.evict),
+        (RefusalReason::MaxClients, false)
+    );
 }
 
 #[test]
@@ -442,7 +448,7 @@ fn a_move_takes_the_place_along_or_loses_it() {
         .expect_err("a move is an arrival");
     assert_eq!(
         (refusal.reason, third.group().index()),
-        (Reason::ConnectRate, 1)
+        (RefusalReason::ConnectRate, 1)
     );
     drop((permit, third));
     assert_eq!((counts(), admission.total()), (vec![0, 0, 0], 0));
@@ -457,7 +463,7 @@ fn a_warning_is_given_once_for_each_crossing_and_at_a_bounded_rate() {
         ..group("g")
     }]);
     let start = Instant::now();
-    let warning = |permit: &Permit| permit.warning.clone();
+    let warning = |permit: &ClientPermit| permit.warning.clone();
     let first = admission.admit(&by_user("ci"), start).expect("room");
     let mut second = admission.admit(&by_user("ci"), start).expect("room");
     let third = admission.admit(&by_user("ci"), start).expect("room");
@@ -514,9 +520,9 @@ fn rejections_are_counted_each_and_logged_at_a_bounded_rate() {
     assert_eq!(
         admission.rows()[0].rejected_total,
         [
-            (Reason::MaxClients, 0),
-            (Reason::GroupCap, 4),
-            (Reason::ConnectRate, 0)
+            (RefusalReason::MaxClients, 0),
+            (RefusalReason::GroupCap, 4),
+            (RefusalReason::ConnectRate, 0)
         ]
     );
     assert_eq!(
@@ -524,7 +530,7 @@ fn rejections_are_counted_each_and_logged_at_a_bounded_rate() {
         " (2 more not logged)"
     );
     assert_eq!(
-        Reason::ALL.map(Reason::label),
+        RefusalReason::ALL.map(RefusalReason::label),
         ["max_clients", "group_cap", "connect_rate"]
     );
 }
@@ -620,11 +626,11 @@ fn a_handshake_touches_no_group() {
     let refusal = admission.begin(&stranger).unwrap_err();
     assert_eq!(
         (refusal.reason, refusal.count, refusal.evict),
-        (Reason::MaxClients, 4, false)
+        (RefusalReason::MaxClients, 4, false)
     );
     assert_eq!(
         admission.admit(&stranger, now).unwrap_err().reason,
-        Reason::MaxClients
+        RefusalReason::MaxClients
     );
     let first = shaking
         .pop()
@@ -637,7 +643,10 @@ fn a_handshake_touches_no_group() {
         .unwrap()
         .admit(&certified("billing-2"), now)
         .unwrap_err();
-    assert_eq!((refusal.reason, refusal.evict), (Reason::GroupCap, true));
+    assert_eq!(
+        (refusal.reason, refusal.evict),
+        (RefusalReason::GroupCap, true)
+    );
     // It keeps its place while another makes room for it.
     assert_eq!((admission.total(), admission.handshaking()), (2, 2));
     drop(first);
@@ -650,6 +659,14 @@ fn a_handshake_touches_no_group() {
 
 #[test]
 fn values_stay_small() {
-    assert!(size_of::<Permit>() <= 128, "{}", size_of::<Permit>());
-    assert!(size_of::<Refusal>() <= 128, "{}", size_of::<Refusal>());
+    assert!(
+        size_of::<ClientPermit>() <= 128,
+        "{}",
+        size_of::<ClientPermit>()
+    );
+    assert!(
+        size_of::<AdmissionRefusal>() <= 128,
+        "{}",
+        size_of::<AdmissionRefusal>()
+    );
 }

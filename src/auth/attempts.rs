@@ -13,7 +13,7 @@ mod tests;
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::time::Duration;
 
-use self::record::{Record, Standing};
+use self::record::{SourceRecord, SourceStanding};
 use super::SecretHash;
 
 /// So many of those who wait are looked at again at once after a reload: each is a digest of what it shows.
@@ -45,25 +45,25 @@ impl AttemptBounds {
 }
 
 /// Says where attempts come from: an address, or the network that it stands for.
-pub type Source = u64;
+pub type AttemptSource = u64;
 
 /// Stands for one who waits for its turn.
-pub type Ticket = u64;
+pub type AttemptTicket = u64;
 
 /// Says what becomes of an attempt.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Turn {
+pub enum AttemptTurn {
     /// It is looked at now.
     Now,
-    /// It waits until [`Attempts::release`] or [`Attempts::served`] names it; true where it is the first of its address that is held back.
-    Wait(Ticket, bool),
+    /// It waits until [`LoginAttempts::release`] or [`LoginAttempts::served`] names it; true where it is the first of its address that is held back.
+    Wait(AttemptTicket, bool),
     /// Too many wait of an address that has failed too often.
     Refused,
 }
 
 /// Says how an attempt ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
+pub enum AttemptOutcome {
     /// The password was right.
     Taken,
     /// The password was wrong.
@@ -74,21 +74,21 @@ pub enum Outcome {
 
 /// Spaces the attempts to authenticate that a worker's clients make.
 #[derive(Debug)]
-pub struct Attempts {
+pub struct LoginAttempts {
     bounds: AttemptBounds,
-    records: HashMap<Source, Record>,
-    tickets: Ticket,
+    records: HashMap<AttemptSource, SourceRecord>,
+    tickets: AttemptTicket,
     /// Lists the addresses of which somebody waits, by when one of them may have its turn.
-    due: BTreeSet<(u64, Source)>,
+    due: BTreeSet<(u64, AttemptSource)>,
     /// Lists those of which nobody is here, by when they will have been forgotten.
-    idle: BTreeSet<(u64, Source)>,
+    idle: BTreeSet<(u64, AttemptSource)>,
     /// Lists who waits and has been looked at, by what they show.
-    waiting: HashMap<SecretHash, BTreeSet<(Source, Ticket)>>,
+    waiting: HashMap<SecretHash, BTreeSet<(AttemptSource, AttemptTicket)>>,
     /// Lists who is to be looked at again.
-    again: VecDeque<(Source, Ticket)>,
+    again: VecDeque<(AttemptSource, AttemptTicket)>,
 }
 
-impl Attempts {
+impl LoginAttempts {
     /// Begins where nobody has tried yet.
     pub fn new(bounds: AttemptBounds) -> Self {
         Self {
@@ -105,7 +105,7 @@ impl Attempts {
     /// Goes by other bounds from now on, after a reload, and looks again at all who wait, since the users may be others.
     pub fn reload(&mut self, bounds: AttemptBounds) {
         self.bounds = bounds;
-        let sources: Vec<Source> = self.records.keys().copied().collect();
+        let sources: Vec<AttemptSource> = self.records.keys().copied().collect();
         for source in sources {
             self.list(source);
         }
@@ -120,35 +120,35 @@ impl Attempts {
     /// the same; `has_failed`, whether this connection has shown a wrong one before.
     pub fn begin(
         &mut self,
-        source: Source,
+        source: AttemptSource,
         hash: SecretHash,
         is_served: impl FnOnce() -> bool,
         has_failed: bool,
         now: u64,
-    ) -> Turn {
+    ) -> AttemptTurn {
         let bounds = self.bounds;
         let record = self.record(source, now);
         let turn = 'turn: {
             if bounds.max_delay.is_zero() {
                 record.in_flight += 1;
-                break 'turn Turn::Now;
+                break 'turn AttemptTurn::Now;
             }
             let may_look = record.may_look(hash, &bounds, now);
             if may_look {
                 if is_served() {
                     record.in_flight += 1;
-                    break 'turn Turn::Now;
+                    break 'turn AttemptTurn::Now;
                 }
                 record.learns_wrong(hash, &bounds);
             }
             if record.waiting() == 0 && record.may_begin(&bounds, now) {
                 record.begin(&bounds, now);
-                break 'turn Turn::Now;
+                break 'turn AttemptTurn::Now;
             }
             let is_slowed = record.is_slowed(&bounds);
             // Of an address that has not failed everybody waits: after a failover all clients of a machine may come at once.
             if is_slowed && record.waiting() >= bounds.max_waiting {
-                break 'turn Turn::Refused;
+                break 'turn AttemptTurn::Refused;
             }
             let is_first = record.waiting() == 0 && is_slowed;
             self.tickets += 1;
@@ -162,14 +162,14 @@ impl Attempts {
                     .or_default()
                     .insert((source, ticket));
             }
-            Turn::Wait(ticket, is_first)
+            AttemptTurn::Wait(ticket, is_first)
         };
         self.list(source);
         turn
     }
 
     /// Notes that somebody is served by what is known by `hash`. Returns those who wait and show the same, who are looked at from here on.
-    pub fn served(&mut self, hash: SecretHash) -> Vec<(Source, Ticket)> {
+    pub fn served(&mut self, hash: SecretHash) -> Vec<(AttemptSource, AttemptTicket)> {
         let waiting = self.waiting.remove(&hash).unwrap_or_default();
         for &(source, ticket) in &waiting {
             if let Some(record) = self.records.get_mut(&source) {
@@ -185,9 +185,9 @@ impl Attempts {
     /// one that waits.
     pub fn release(
         &mut self,
-        mut is_served: impl FnMut(Ticket) -> bool,
+        mut is_served: impl FnMut(AttemptTicket) -> bool,
         now: u64,
-    ) -> Vec<(Source, Ticket)> {
+    ) -> Vec<(AttemptSource, AttemptTicket)> {
         let mut released = Vec::new();
         self.look_again(&mut is_served, &mut released);
         while let Some(&(at, source)) = self.due.first()
@@ -208,8 +208,8 @@ impl Attempts {
     /// Looks again at some of those who are to be: that costs their addresses nothing.
     fn look_again(
         &mut self,
-        is_served: &mut impl FnMut(Ticket) -> bool,
-        released: &mut Vec<(Source, Ticket)>,
+        is_served: &mut impl FnMut(AttemptTicket) -> bool,
+        released: &mut Vec<(AttemptSource, AttemptTicket)>,
     ) {
         for _ in 0..AGAIN_AT_ONCE {
             let Some((source, ticket)) = self.again.pop_front() else {
@@ -231,10 +231,10 @@ impl Attempts {
     /// Returns those of one address for whom there are looks again and who show what others are served by, and those whose turn it is.
     fn release_of(
         &mut self,
-        source: Source,
-        is_served: &mut impl FnMut(Ticket) -> bool,
+        source: AttemptSource,
+        is_served: &mut impl FnMut(AttemptTicket) -> bool,
         now: u64,
-        released: &mut Vec<(Source, Ticket)>,
+        released: &mut Vec<(AttemptSource, AttemptTicket)>,
     ) {
         let bounds = self.bounds;
         let Some(record) = self.records.get_mut(&source) else {
@@ -268,12 +268,12 @@ impl Attempts {
     }
 
     /// Notes that whoever waited has left.
-    pub fn leave(&mut self, source: Source, ticket: Ticket) {
+    pub fn leave(&mut self, source: AttemptSource, ticket: AttemptTicket) {
         self.take_out(source, ticket);
         self.list(source);
     }
 
-    fn take_out(&mut self, source: Source, ticket: Ticket) {
+    fn take_out(&mut self, source: AttemptSource, ticket: AttemptTicket) {
         let record = self.records.get_mut(&source);
         let Some(hash) = record.and_then(|record| record.take_out(ticket)) else {
             return;
@@ -287,19 +287,19 @@ impl Attempts {
     }
 
     /// Notes that an attempt has come to its end.
-    pub fn ended(&mut self, source: Source, outcome: Outcome, now: u64) {
+    pub fn ended(&mut self, source: AttemptSource, outcome: AttemptOutcome, now: u64) {
         let Some(record) = self.records.get_mut(&source) else {
             return;
         };
         record.in_flight = record.in_flight.saturating_sub(1);
-        if outcome == Outcome::Wrong {
+        if outcome == AttemptOutcome::Wrong {
             record.fail(&self.bounds, now);
         }
         self.list(source);
     }
 
     /// Counts how many of the address are being looked at or have failed, but for the one that has begun last.
-    pub fn before_last(&self, source: Source) -> u64 {
+    pub fn before_last(&self, source: AttemptSource) -> u64 {
         let record = self.records.get(&source);
         record.map_or(0, |record| {
             record.in_flight.saturating_sub(1) as u64 + u64::from(record.failures)
@@ -307,7 +307,7 @@ impl Attempts {
     }
 
     /// Returns the address' record; where there is no room for another the one goes that would have been forgotten first.
-    fn record(&mut self, source: Source, now: u64) -> &mut Record {
+    fn record(&mut self, source: AttemptSource, now: u64) -> &mut SourceRecord {
         if !self.records.contains_key(&source)
             && self.records.len() >= self.bounds.max_addresses
             && let Some((_, least)) = self.idle.pop_first()
@@ -320,7 +320,7 @@ impl Attempts {
     }
 
     /// Lists an address where it stands now.
-    fn list(&mut self, source: Source) {
+    fn list(&mut self, source: AttemptSource) {
         let Some(record) = self.records.get_mut(&source) else {
             return;
         };
@@ -330,15 +330,15 @@ impl Attempts {
             return;
         }
         match stood {
-            Standing::Due(at) => drop(self.due.remove(&(at, source))),
-            Standing::Idle(at) => drop(self.idle.remove(&(at, source))),
-            Standing::Busy | Standing::Unknown => {}
+            SourceStanding::Due(at) => drop(self.due.remove(&(at, source))),
+            SourceStanding::Idle(at) => drop(self.idle.remove(&(at, source))),
+            SourceStanding::Busy | SourceStanding::Unknown => {}
         }
         match stands {
-            Standing::Due(at) => drop(self.due.insert((at, source))),
-            Standing::Idle(at) => drop(self.idle.insert((at, source))),
-            Standing::Busy => {}
-            Standing::Unknown => drop(self.records.remove(&source)),
+            SourceStanding::Due(at) => drop(self.due.insert((at, source))),
+            SourceStanding::Idle(at) => drop(self.idle.insert((at, source))),
+            SourceStanding::Busy => {}
+            SourceStanding::Unknown => drop(self.records.remove(&source)),
         }
     }
 

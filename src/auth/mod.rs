@@ -9,9 +9,13 @@ mod rounds;
 mod served;
 mod users;
 
-pub use attempts::{AttemptBounds, Attempts, Outcome, Source, Ticket, Turn};
-pub use permissions::{Known, Permission, Permissions, concerns_others, is_refusal};
+pub use attempts::{
+    AttemptBounds, AttemptOutcome, AttemptSource, AttemptTicket, AttemptTurn, LoginAttempts,
+};
+pub use permissions::{
+    KnownPermission, PermissionResult, UserPermissions, concerns_others, is_refusal,
+};
 pub use refusal::{is_wrong_password, refusal_text};
 pub use rounds::UserRounds;
 pub use served::{AwaitedSecret, SecretHash, SecretsListener, ServedSecret, ServedSecrets};
-pub use users::Users;
+pub use users::ConfiguredUsers;

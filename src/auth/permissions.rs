@@ -59,15 +59,15 @@ pub fn is_refusal(sub: Option<ClientSub>, answer: &[u8]) -> bool {
 }
 
 /// A permission; `Err` holds the server's refusal.
-pub type Permission = Result<(), Vec<u8>>;
+pub type PermissionResult = Result<(), Vec<u8>>;
 
 /// Says what is known of a permission.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Known {
+pub enum KnownPermission {
     /// The server has said so just now.
-    Now(Permission),
+    Now(PermissionResult),
     /// The server has said so, and may say otherwise by now.
-    Before(Permission),
+    Before(PermissionResult),
     /// It was never asked.
     Nothing,
 }
@@ -75,32 +75,32 @@ pub enum Known {
 #[derive(Debug)]
 struct PermissionAnswer {
     sub: ClientSub,
-    permission: Permission,
+    permission: PermissionResult,
     micros: u64,
 }
 
 /// Keeps the answers of one server, by user.
 #[derive(Debug, Default)]
-pub struct Permissions {
+pub struct UserPermissions {
     /// Keeps those of respool's own user.
     own: Vec<PermissionAnswer>,
     users: HashMap<Box<[u8]>, Vec<PermissionAnswer>>,
 }
 
-impl Permissions {
+impl UserPermissions {
     /// Returns what is known at `now` of whether `user` (`None`: respool's own) may run a subcommand of CLIENT.
-    pub fn of(&self, user: Option<&[u8]>, sub: ClientSub, now: u64) -> Known {
+    pub fn of(&self, user: Option<&[u8]>, sub: ClientSub, now: u64) -> KnownPermission {
         let answers = match user {
             None => Some(&self.own),
             Some(user) => self.users.get(user),
         };
         let answer = answers.and_then(|answers| answers.iter().find(|answer| answer.sub == sub));
         match answer {
-            None => Known::Nothing,
+            None => KnownPermission::Nothing,
             Some(answer) if now.saturating_sub(answer.micros) < HOLDS_MICROS => {
-                Known::Now(answer.permission.clone())
+                KnownPermission::Now(answer.permission.clone())
             }
-            Some(answer) => Known::Before(answer.permission.clone()),
+            Some(answer) => KnownPermission::Before(answer.permission.clone()),
         }
     }
 
@@ -109,7 +109,7 @@ impl Permissions {
         &mut self,
         user: Option<&[u8]>,
         sub: ClientSub,
-        permission: Permission,
+        permission: PermissionResult,
         micros: u64,
     ) {
         let answers = match user {
@@ -190,49 +190,61 @@ mod tests {
         assert!(is_refusal(list, strange) && !is_refusal(name, strange));
     }
 
-    fn refusal() -> Permission {
+    fn refusal() -> PermissionResult {
         Err(b"-NOPERM no\r\n".to_vec())
     }
 
     #[test]
     fn an_answer_holds_for_three_seconds_and_is_remembered_after_that() {
-        let mut known = Permissions::default();
+        let mut known = UserPermissions::default();
         let sub = ClientSub::List;
-        assert_eq!(known.of(None, sub, 7), Known::Nothing);
+        assert_eq!(known.of(None, sub, 7), KnownPermission::Nothing);
         known.told(None, sub, refusal(), 10);
-        assert_eq!(known.of(None, sub, 2_999_999), Known::Now(refusal()));
-        assert_eq!(known.of(None, sub, 3_000_010), Known::Before(refusal()));
+        assert_eq!(
+            known.of(None, sub, 2_999_999),
+            KnownPermission::Now(refusal())
+        );
+        assert_eq!(
+            known.of(None, sub, 3_000_010),
+            KnownPermission::Before(refusal())
+        );
         known.told(None, sub, Ok(()), 3_000_020);
-        assert_eq!(known.of(None, sub, 3_000_021), Known::Now(Ok(())));
+        assert_eq!(known.of(None, sub, 3_000_021), KnownPermission::Now(Ok(())));
     }
 
     #[test]
     fn an_answer_is_about_one_user_and_one_command() {
-        let mut known = Permissions::default();
+        let mut known = UserPermissions::default();
         known.told(Some(b"ann"), ClientSub::Kill, refusal(), 1);
         assert_eq!(
             known.of(Some(b"ann"), ClientSub::Kill, 1),
-            Known::Now(refusal())
+            KnownPermission::Now(refusal())
         );
-        assert_eq!(known.of(Some(b"ann"), ClientSub::List, 1), Known::Nothing);
-        assert_eq!(known.of(Some(b"bob"), ClientSub::Kill, 1), Known::Nothing);
-        assert_eq!(known.of(None, ClientSub::Kill, 1), Known::Nothing);
+        assert_eq!(
+            known.of(Some(b"ann"), ClientSub::List, 1),
+            KnownPermission::Nothing
+        );
+        assert_eq!(
+            known.of(Some(b"bob"), ClientSub::Kill, 1),
+            KnownPermission::Nothing
+        );
+        assert_eq!(known.of(None, ClientSub::Kill, 1), KnownPermission::Nothing);
         known.renews(Some(b"ann"), ClientSub::Kill, 9_000_000);
         assert_eq!(
             known.of(Some(b"ann"), ClientSub::Kill, 9_000_001),
-            Known::Now(refusal())
+            KnownPermission::Now(refusal())
         );
     }
 
     #[test]
     fn users_without_end_are_not_remembered_without_end() {
-        let mut known = Permissions::default();
+        let mut known = UserPermissions::default();
         for user in 0..3 * MOST_USERS {
             let name = user.to_string();
             known.told(Some(name.as_bytes()), ClientSub::Id, Ok(()), user as u64);
             assert!(known.users.len() <= MOST_USERS);
             let told = known.of(Some(name.as_bytes()), ClientSub::Id, user as u64);
-            assert_eq!(told, Known::Now(Ok(())));
+            assert_eq!(told, KnownPermission::Now(Ok(())));
         }
     }
 }

@@ -13,7 +13,7 @@ const MOST_AT_ONCE: usize = 16;
 const MOST_A_SECOND: u32 = 500;
 
 #[derive(Debug)]
-struct Round {
+struct UserRound {
     due_micros: u64,
     is_asked: bool,
     /// The last count of who is there that it was in.
@@ -23,7 +23,7 @@ struct Round {
 /// Asks in turn about the users of one worker's clients.
 #[derive(Debug, Default)]
 pub struct UserRounds {
-    users: HashMap<Box<[u8]>, Round>,
+    users: HashMap<Box<[u8]>, UserRound>,
     counts: u64,
     asked: usize,
     /// The second that passes, and how many were asked about in it.
@@ -36,7 +36,7 @@ impl UserRounds {
         self.counts += 1;
         let counts = self.counts;
         for user in users {
-            let round = self.users.entry(user).or_insert(Round {
+            let round = self.users.entry(user).or_insert(UserRound {
                 due_micros: now,
                 is_asked: false,
                 counted: counts,
@@ -58,7 +58,7 @@ impl UserRounds {
         if most == 0 {
             return Vec::new();
         }
-        let is_due = |round: &Round| !round.is_asked && round.due_micros <= now;
+        let is_due = |round: &UserRound| !round.is_asked && round.due_micros <= now;
         let mut due: Vec<(u64, Box<[u8]>)> = self
             .users
             .iter()

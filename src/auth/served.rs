@@ -25,13 +25,13 @@ impl SecretHash {
 pub struct ServedSecrets {
     /// The key is the process' own, from the system's random numbers.
     key: RandomState,
-    table: Mutex<Table>,
+    table: Mutex<ServedTable>,
     /// Grows when somebody is served by something that a worker waits for.
     news: AtomicU64,
 }
 
 #[derive(Debug, Default)]
-struct Table {
+struct ServedTable {
     /// Counts how many workers serve somebody by it.
     served: HashMap<SecretHash, usize>,
     /// Lists the workers that wait for it, and how many times each.
@@ -52,7 +52,7 @@ impl ServedSecrets {
         let count = table.served.entry(hash).or_default();
         *count += 1;
         if *count == 1 {
-            let Table { awaited, come, .. } = &mut *table;
+            let ServedTable { awaited, come, .. } = &mut *table;
             for (worker, _) in awaited.get(&hash).into_iter().flatten() {
                 come[*worker].insert(hash);
                 // Behind the entry: whoever sees the number finds it.
@@ -79,7 +79,7 @@ impl ServedSecrets {
         }
     }
 
-    fn table(&self) -> MutexGuard<'_, Table> {
+    fn table(&self) -> MutexGuard<'_, ServedTable> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -9,13 +9,13 @@ use subtle::{Choice, ConstantTimeEq};
 use crate::config::{AuthUser, PasswordDigest};
 
 /// Knows users and the digests of their passwords.
-pub struct Users {
+pub struct ConfiguredUsers {
     by_name: HashMap<Box<[u8]>, Box<[PasswordDigest]>>,
     /// Is compared with where there is no such user. No password has this digest that anybody could find.
     nobody: Box<[PasswordDigest]>,
 }
 
-impl Users {
+impl ConfiguredUsers {
     /// Makes those of the configuration.
     pub fn new(configured: &[AuthUser]) -> Self {
         let entry = |user: &AuthUser| (user.name.as_bytes().into(), user.passwords.clone().into());
@@ -54,7 +54,7 @@ mod tests {
 
     #[test]
     fn every_password_of_a_user_is_good_and_nobody_elses() {
-        let users = Users::new(&[user("ann", &["one", "two"]), user("bob", &["three"])]);
+        let users = ConfiguredUsers::new(&[user("ann", &["one", "two"]), user("bob", &["three"])]);
         for (name, password, good) in [
             ("ann", "one", true),
             ("ann", "two", true),
@@ -70,6 +70,6 @@ mod tests {
             let verified = users.verifies(name.as_bytes(), password.as_bytes());
             assert_eq!(verified, good, "{name} {password}");
         }
-        assert!(!Users::new(&[]).verifies(b"ann", b"one"));
+        assert!(!ConfiguredUsers::new(&[]).verifies(b"ann", b"one"));
     }
 }

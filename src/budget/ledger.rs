@@ -2,12 +2,12 @@
 //! anybody.
 //!
 //! Whoever is served leaves the line and is remembered as granted until it claims or gives up. Wakers are handed to the
-//! caller as [`Effects`], for the time when it no longer holds the lock.
+//! caller as [`LedgerEffects`], for the time when it no longer holds the lock.
 
 use std::collections::{BTreeMap, HashSet};
 use std::task::Waker;
 
-use super::{Kind, Wanted};
+use super::{IdleDemand, SocketKind};
 
 /// Whoever waits longest is passed over for so long at least for waiters of the worker that has the connection, and so much time is between
 /// two that are not. A turn is a hundred transactions; a connection that goes to another worker is out of use for some tenths of a
@@ -15,7 +15,7 @@ use super::{Kind, Wanted};
 pub(super) const TURN_MICROS: u64 = 10_000;
 
 /// Lists who waits, by ticket: tickets grow, so the first is who has waited longest.
-type Line = BTreeMap<u64, BudgetWaiter>;
+type WaitingLine = BTreeMap<u64, BudgetWaiter>;
 
 /// One who waits.
 #[derive(Debug)]
@@ -28,7 +28,7 @@ struct BudgetWaiter {
 
 /// Holds what a change of the ledger leaves to do: both can run anybody's code.
 #[derive(Debug, Default)]
-pub(super) struct Effects {
+pub(super) struct LedgerEffects {
     /// These are to be woken: they have been served.
     pub(super) wake: Vec<Waker>,
     /// These are to be dropped: they were replaced, or gave up.
@@ -36,7 +36,7 @@ pub(super) struct Effects {
 }
 
 #[derive(Debug)]
-pub(super) struct Ledger {
+pub(super) struct BudgetLedger {
     max: usize,
     shared_max: usize,
     next_ticket: u64,
@@ -44,7 +44,7 @@ pub(super) struct Ledger {
     granted: HashSet<u64>,
     /// Counts the sockets taken, granted ones included, by kind.
     sockets: [usize; 3],
-    socket_lines: [Line; 3],
+    socket_lines: [WaitingLine; 3],
     /// Counts the leases held, granted ones included.
     leases: usize,
     /// Counts the same by worker.
@@ -59,7 +59,7 @@ struct GroupLeases {
     max: Option<usize>,
     held: usize,
     /// Holds a line for each worker.
-    lines: Vec<Line>,
+    lines: Vec<WaitingLine>,
 }
 
 impl GroupLeases {
@@ -71,15 +71,15 @@ impl GroupLeases {
         self.lines.iter().map(BTreeMap::len).sum()
     }
 
-    fn line(&mut self, worker: usize) -> &mut Line {
+    fn line(&mut self, worker: usize) -> &mut WaitingLine {
         if self.lines.len() <= worker {
-            self.lines.resize_with(worker + 1, Line::default);
+            self.lines.resize_with(worker + 1, WaitingLine::default);
         }
         &mut self.lines[worker]
     }
 }
 
-impl Ledger {
+impl BudgetLedger {
     pub(super) fn new(
         max: usize,
         shared_max: usize,
@@ -109,7 +109,7 @@ impl Ledger {
         max: usize,
         shared_max: usize,
         groups_max_pinned: &[Option<usize>],
-        effects: &mut Effects,
+        effects: &mut LedgerEffects,
     ) {
         self.max = max;
         self.shared_max = shared_max.min(max);
@@ -148,14 +148,15 @@ impl Ledger {
         let [shared, pinned, subscription] = self.sockets;
         let beyond = (pinned + subscription).saturating_sub(self.pinned_max());
         let beyond_all = (shared + pinned + subscription).saturating_sub(self.max);
-        let waiting = self.line(Kind::Pinned).len() + self.line(Kind::Subscription).len();
+        let waiting =
+            self.line(SocketKind::Pinned).len() + self.line(SocketKind::Subscription).len();
         waiting + beyond.max(beyond_all)
     }
 
     /// Counts those who wait for a lease or a subscription socket, and would get it if one were given back: nobody whose group is full.
     /// Leases beyond what a reload has left count as wanted.
     pub(super) fn leases_wanted(&self) -> usize {
-        self.own_leases_wanted() + self.line(Kind::Subscription).len()
+        self.own_leases_wanted() + self.line(SocketKind::Subscription).len()
     }
 
     /// Counts the same without those who wait for a subscription socket.
@@ -172,7 +173,7 @@ impl Ledger {
     pub(super) fn is_lease_wanted(&self, group: usize, closing: usize) -> bool {
         let waits = |group: &GroupLeases| group.waiting() > 0;
         self.own_leases_wanted() > 0
-            || self.line(Kind::Subscription).len() > closing
+            || self.line(SocketKind::Subscription).len() > closing
             || self.groups.get(group).is_some_and(waits)
     }
 
@@ -183,17 +184,17 @@ impl Ledger {
     }
 
     /// Says what worker `worker` should do with a connection that it does not use.
-    pub(super) fn wanted_of(&self, worker: usize) -> Wanted {
-        if self.is_exceeded() || !self.line(Kind::Subscription).is_empty() {
-            return Wanted::Place;
+    pub(super) fn wanted_of(&self, worker: usize) -> IdleDemand {
+        if self.is_exceeded() || !self.line(SocketKind::Subscription).is_empty() {
+            return IdleDemand::Place;
         }
-        let line = self.line(Kind::Pinned);
+        let line = self.line(SocketKind::Pinned);
         let elsewhere = |waiter: &&BudgetWaiter| waiter.worker != worker;
         let Some(first) = line.values().find(elsewhere) else {
-            return Wanted::Nothing;
+            return IdleDemand::Nothing;
         };
         let beside = |waiter: &&BudgetWaiter| waiter.worker == first.worker;
-        Wanted::Connection {
+        IdleDemand::Connection {
             worker: first.worker,
             waiters: line.values().filter(beside).count(),
         }
@@ -202,7 +203,7 @@ impl Ledger {
     // Sockets.
 
     /// Takes a socket if there is one. Nobody who waits could have it: they would have been served.
-    pub(super) fn try_socket(&mut self, kind: Kind) -> bool {
+    pub(super) fn try_socket(&mut self, kind: SocketKind) -> bool {
         let free = self.has_socket(kind);
         if free {
             self.sockets[kind as usize] += 1;
@@ -211,23 +212,23 @@ impl Ledger {
     }
 
     /// Counts a socket that is there, whether or not there is room for it.
-    pub(super) fn count_socket(&mut self, kind: Kind) {
+    pub(super) fn count_socket(&mut self, kind: SocketKind) {
         self.sockets[kind as usize] += 1;
     }
 
     /// Turns a lent socket into one that carries multiplexed traffic from now on, beyond what is reserved for that: its place is lent again
     /// when one of the others is given back.
-    pub(super) fn share_lent(&mut self, kind: Kind) {
+    pub(super) fn share_lent(&mut self, kind: SocketKind) {
         self.sockets[kind as usize] -= 1;
-        self.sockets[Kind::Shared as usize] += 1;
+        self.sockets[SocketKind::Shared as usize] += 1;
     }
 
     /// Counts how many more sockets carry multiplexed traffic than are reserved for it.
     pub(super) fn shared_beyond(&self) -> usize {
-        self.sockets[Kind::Shared as usize].saturating_sub(self.shared_max)
+        self.sockets[SocketKind::Shared as usize].saturating_sub(self.shared_max)
     }
 
-    pub(super) fn return_socket(&mut self, kind: Kind, effects: &mut Effects) {
+    pub(super) fn return_socket(&mut self, kind: SocketKind, effects: &mut LedgerEffects) {
         self.sockets[kind as usize] -= 1;
         self.serve(None, effects);
     }
@@ -235,9 +236,9 @@ impl Ledger {
     /// Joins the line; the ticket may have been served at once.
     pub(super) fn join_sockets(
         &mut self,
-        kind: Kind,
+        kind: SocketKind,
         (worker, now): (usize, u64),
-        effects: &mut Effects,
+        effects: &mut LedgerEffects,
     ) -> u64 {
         let ticket = self.ticket();
         self.socket_lines[kind as usize].insert(ticket, BudgetWaiter::new(worker, now));
@@ -245,24 +246,29 @@ impl Ledger {
         ticket
     }
 
-    pub(super) fn is_socket_waiting(&self, kind: Kind, ticket: u64) -> bool {
+    pub(super) fn is_socket_waiting(&self, kind: SocketKind, ticket: u64) -> bool {
         self.line(kind).contains_key(&ticket)
     }
 
     /// Tells whether the ticket has been served; if not, `waker` is called when it is.
     pub(super) fn claim_socket(
         &mut self,
-        kind: Kind,
+        kind: SocketKind,
         ticket: u64,
         waker: &Waker,
-        effects: &mut Effects,
+        effects: &mut LedgerEffects,
     ) -> bool {
         let line = &mut self.socket_lines[kind as usize];
         self.granted.remove(&ticket) || keep_waker(line, ticket, waker, effects)
     }
 
     /// Gives up a ticket, served or not.
-    pub(super) fn leave_sockets(&mut self, kind: Kind, ticket: u64, effects: &mut Effects) {
+    pub(super) fn leave_sockets(
+        &mut self,
+        kind: SocketKind,
+        ticket: u64,
+        effects: &mut LedgerEffects,
+    ) {
         if self.granted.remove(&ticket) {
             self.sockets[kind as usize] -= 1;
         } else {
@@ -292,7 +298,7 @@ impl Ledger {
         &mut self,
         group: usize,
         (worker, now): (usize, u64),
-        effects: &mut Effects,
+        effects: &mut LedgerEffects,
     ) {
         self.group(group).held -= 1;
         self.leases -= 1;
@@ -305,7 +311,7 @@ impl Ledger {
         &mut self,
         group: usize,
         (worker, now): (usize, u64),
-        effects: &mut Effects,
+        effects: &mut LedgerEffects,
     ) -> u64 {
         let ticket = self.ticket();
         let waiter = BudgetWaiter::new(worker, now);
@@ -320,7 +326,7 @@ impl Ledger {
         group: usize,
         (worker, ticket): (usize, u64),
         waker: &Waker,
-        effects: &mut Effects,
+        effects: &mut LedgerEffects,
     ) -> bool {
         let line = self.groups[group].line(worker);
         self.granted.remove(&ticket) || keep_waker(line, ticket, waker, effects)
@@ -332,7 +338,7 @@ impl Ledger {
         group: usize,
         ticket: u64,
         (worker, now): (usize, u64),
-        effects: &mut Effects,
+        effects: &mut LedgerEffects,
     ) {
         if self.granted.remove(&ticket) {
             self.return_lease(group, (worker, now), effects);
@@ -346,7 +352,7 @@ impl Ledger {
 
     /// Serves everybody who can be served, in order of arrival; of those who wait for a lease first those of the worker that
     /// has just given one back.
-    fn serve(&mut self, returned: Option<(usize, u64)>, effects: &mut Effects) {
+    fn serve(&mut self, returned: Option<(usize, u64)>, effects: &mut LedgerEffects) {
         while let Some(kind) = self.next_socket() {
             self.sockets[kind as usize] += 1;
             grant(
@@ -366,9 +372,13 @@ impl Ledger {
     }
 
     /// Returns the line whose first is to be served next.
-    fn next_socket(&self) -> Option<Kind> {
-        let first = |kind: Kind| self.line(kind).keys().next().map(|&ticket| (ticket, kind));
-        let lines = [Kind::Shared, Kind::Pinned, Kind::Subscription];
+    fn next_socket(&self) -> Option<SocketKind> {
+        let first = |kind: SocketKind| self.line(kind).keys().next().map(|&ticket| (ticket, kind));
+        let lines = [
+            SocketKind::Shared,
+            SocketKind::Pinned,
+            SocketKind::Subscription,
+        ];
         let next = lines
             .into_iter()
             .filter(|&kind| self.has_socket(kind))
@@ -411,14 +421,14 @@ impl Ledger {
     }
 
     /// Returns who has waited longest for a lease that it could have, of the workers that are `meant`.
-    fn first_for_lease(&self, meant: impl Fn(usize) -> bool) -> Option<First> {
+    fn first_for_lease(&self, meant: impl Fn(usize) -> bool) -> Option<FirstInLine> {
         let groups = self.groups.iter().enumerate();
         let lines = groups
             .filter(|(_, group)| !group.is_full())
             .flat_map(|(at, group)| group.lines.iter().map(move |line| (at, line)));
         let firsts = lines.filter_map(|(group, line)| {
             let (&ticket, waiter) = line.first_key_value()?;
-            Some(First {
+            Some(FirstInLine {
                 ticket,
                 group,
                 worker: waiter.worker,
@@ -430,7 +440,7 @@ impl Ledger {
             .min_by_key(|first| first.ticket)
     }
 
-    fn has_socket(&self, kind: Kind) -> bool {
+    fn has_socket(&self, kind: SocketKind) -> bool {
         let [shared, pinned, subscription] = self.sockets;
         // Implied by the rest, but while a reload moves the border between the kinds.
         if shared + pinned + subscription >= self.max {
@@ -438,10 +448,10 @@ impl Ledger {
         }
         let free = pinned + subscription < self.pinned_max();
         match kind {
-            Kind::Shared => shared < self.shared_max,
-            Kind::Pinned => free,
+            SocketKind::Shared => shared < self.shared_max,
+            SocketKind::Pinned => free,
             // What the holders of leases have not yet claimed is theirs.
-            Kind::Subscription => free && self.leases + subscription < self.pinned_max(),
+            SocketKind::Subscription => free && self.leases + subscription < self.pinned_max(),
         }
     }
 
@@ -449,16 +459,18 @@ impl Ledger {
     /// for ever.
     fn has_lease(&self) -> bool {
         let [_, _, subscription] = self.sockets;
-        self.leases + subscription + self.line(Kind::Subscription).len() < self.pinned_max()
+        self.leases + subscription + self.line(SocketKind::Subscription).len() < self.pinned_max()
     }
 
     /// Returns how many may be lent: whatever is not for multiplexed traffic, or taken by it beyond that.
     fn pinned_max(&self) -> usize {
-        let shared = self.shared_max.max(self.sockets[Kind::Shared as usize]);
+        let shared = self
+            .shared_max
+            .max(self.sockets[SocketKind::Shared as usize]);
         self.max.saturating_sub(shared)
     }
 
-    fn line(&self, kind: Kind) -> &Line {
+    fn line(&self, kind: SocketKind) -> &WaitingLine {
         &self.socket_lines[kind as usize]
     }
 
@@ -477,14 +489,14 @@ impl Ledger {
 }
 
 /// The first of a line for leases.
-struct First {
+struct FirstInLine {
     ticket: u64,
     group: usize,
     worker: usize,
     since_micros: u64,
 }
 
-impl First {
+impl FirstInLine {
     fn place(&self) -> (usize, usize) {
         (self.group, self.worker)
     }
@@ -506,7 +518,7 @@ fn gone(waiter: Option<BudgetWaiter>) -> Option<Waker> {
 }
 
 /// Serves the first of a line.
-fn grant(granted: &mut HashSet<u64>, line: &mut Line, effects: &mut Effects) {
+fn grant(granted: &mut HashSet<u64>, line: &mut WaitingLine, effects: &mut LedgerEffects) {
     if let Some((ticket, waiter)) = line.pop_first() {
         granted.insert(ticket);
         effects.wake.extend(waiter.waker);
@@ -514,7 +526,12 @@ fn grant(granted: &mut HashSet<u64>, line: &mut Line, effects: &mut Effects) {
 }
 
 /// Has `waker` called when the ticket is served. Returns always `false`: the ticket still waits.
-fn keep_waker(line: &mut Line, ticket: u64, waker: &Waker, effects: &mut Effects) -> bool {
+fn keep_waker(
+    line: &mut WaitingLine,
+    ticket: u64,
+    waker: &Waker,
+    effects: &mut LedgerEffects,
+) -> bool {
     match line.get_mut(&ticket).map(|waiter| &mut waiter.waker) {
         Some(Some(kept)) if kept.will_wake(waker) => {}
         Some(kept) => effects.discard.extend(kept.replace(waker.clone())),

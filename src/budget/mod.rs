@@ -29,13 +29,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
-use ledger::{Effects, Ledger};
+use ledger::{BudgetLedger, LedgerEffects};
 use upload::UploadPlaces;
 pub use upload::{UploadPace, UploadPlace};
 
 /// Says what a socket is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Kind {
+pub enum SocketKind {
     /// It carries multiplexed traffic; its share is reserved for it.
     Shared,
     /// It is for one client at a time, by a [`PinLease`].
@@ -46,7 +46,7 @@ pub enum Kind {
 
 /// Says what others want of a connection that is idle.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Wanted {
+pub enum IdleDemand {
     /// They want nothing, or only clients of its own worker wait.
     Nothing,
     /// They want its place in the budget: it is to be closed.
@@ -61,24 +61,24 @@ pub enum Wanted {
 }
 
 /// Asks a worker to close pinned connections that are idle.
-type Reclaimer = Arc<dyn Fn() + Send + Sync>;
+type AskForIdle = Arc<dyn Fn() + Send + Sync>;
 
 /// Tells the microseconds since some moment.
-type Time = Box<dyn Fn() -> u64 + Send + Sync>;
+type MicrosClock = Box<dyn Fn() -> u64 + Send + Sync>;
 
 /// Counts the upstream sockets of the process. It is shared by all threads.
-pub struct Budget {
-    time: Time,
-    ledger: Mutex<Ledger>,
+pub struct SocketBudget {
+    time: MicrosClock,
+    ledger: Mutex<BudgetLedger>,
     /// Counts those who wait for a pinned or a subscription socket, as of the last change of the ledger.
     sockets_wanted: AtomicUsize,
     /// Counts those who wait for a lease or a subscription socket, as of the same.
     leases_wanted: AtomicUsize,
     uploads: UploadPlaces,
-    reclaimers: Mutex<Vec<Option<Reclaimer>>>,
+    reclaimers: Mutex<Vec<Option<AskForIdle>>>,
 }
 
-impl Budget {
+impl SocketBudget {
     /// Makes a budget of `max_connections` sockets, of which `shared_connections` are for multiplexed traffic only. `groups_max_pinned` has
     /// the `max_pinned` of each group; `time` tells the microseconds since some moment.
     pub fn new(
@@ -90,7 +90,7 @@ impl Budget {
     ) -> Arc<Self> {
         Arc::new(Self {
             time: Box::new(time),
-            ledger: Mutex::new(Ledger::new(
+            ledger: Mutex::new(BudgetLedger::new(
                 max_connections,
                 shared_connections,
                 groups_max_pinned,
@@ -102,7 +102,7 @@ impl Budget {
         })
     }
 
-    /// Lends by these numbers from now on (see [`Budget::new`]), and asks every worker for its idle pins where more is
+    /// Lends by these numbers from now on (see [`SocketBudget::new`]), and asks every worker for its idle pins where more is
     /// lent than that.
     pub fn resize(
         &self,
@@ -135,8 +135,8 @@ impl Budget {
         self.ledger().is_over_total()
     }
 
-    /// Returns a socket if one is to be had now. The caller of [`Kind::Pinned`] holds a lease.
-    pub fn try_socket(self: &Arc<Self>, kind: Kind) -> Option<SocketPermit> {
+    /// Returns a socket if one is to be had now. The caller of [`SocketKind::Pinned`] holds a lease.
+    pub fn try_socket(self: &Arc<Self>, kind: SocketKind) -> Option<SocketPermit> {
         let taken = self.change(|ledger, _| ledger.try_socket(kind));
         taken.then(|| SocketPermit {
             budget: Arc::clone(self),
@@ -150,7 +150,7 @@ impl Budget {
     }
 
     /// Counts a socket that is there and had given its permit back, even beyond the total: its server is the server again.
-    pub fn count_again(self: &Arc<Self>, kind: Kind) -> SocketPermit {
+    pub fn count_again(self: &Arc<Self>, kind: SocketKind) -> SocketPermit {
         self.change(|ledger, _| ledger.count_socket(kind));
         SocketPermit {
             budget: Arc::clone(self),
@@ -159,8 +159,8 @@ impl Budget {
     }
 
     /// Waits for a socket, in order of arrival. When none is free the other workers are asked for their idle pins;
-    /// those of worker `worker` are the caller's own to use or close. The caller of [`Kind::Pinned`] holds a lease.
-    pub fn wait_socket(self: &Arc<Self>, kind: Kind, worker: usize) -> SocketWait {
+    /// those of worker `worker` are the caller's own to use or close. The caller of [`SocketKind::Pinned`] holds a lease.
+    pub fn wait_socket(self: &Arc<Self>, kind: SocketKind, worker: usize) -> SocketWait {
         let now = (self.time)();
         let (ticket, waiting) = self.change(|ledger, effects| {
             let ticket = ledger.join_sockets(kind, (worker, now), effects);
@@ -172,7 +172,7 @@ impl Budget {
             kind,
             ticket: Some(ticket),
         };
-        if waiting && kind != Kind::Shared {
+        if waiting && kind != SocketKind::Shared {
             self.reclaim_from_others(worker);
         }
         wait
@@ -194,7 +194,7 @@ impl Budget {
     }
 
     /// Says what worker `worker` should do with a pinned connection that it does not use.
-    pub fn wanted_of(&self, worker: usize) -> Wanted {
+    pub fn wanted_of(&self, worker: usize) -> IdleDemand {
         self.ledger().wanted_of(worker)
     }
 
@@ -272,8 +272,8 @@ impl Budget {
     }
 
     /// Changes the ledger and then, outside the lock, wakes whom the change has served.
-    fn change<T>(&self, change: impl FnOnce(&mut Ledger, &mut Effects) -> T) -> T {
-        let mut effects = Effects::default();
+    fn change<T>(&self, change: impl FnOnce(&mut BudgetLedger, &mut LedgerEffects) -> T) -> T {
+        let mut effects = LedgerEffects::default();
         let mut ledger = self.ledger();
         let result = change(&mut ledger, &mut effects);
         self.sockets_wanted
@@ -287,7 +287,7 @@ impl Budget {
     }
 
     fn reclaim_from_others(&self, worker: usize) {
-        let others: Vec<Reclaimer> = {
+        let others: Vec<AskForIdle> = {
             let reclaimers = self.reclaimers();
             let others = reclaimers
                 .iter()
@@ -300,18 +300,18 @@ impl Budget {
         others.iter().for_each(|reclaim| reclaim());
     }
 
-    fn ledger(&self) -> MutexGuard<'_, Ledger> {
+    fn ledger(&self) -> MutexGuard<'_, BudgetLedger> {
         self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn reclaimers(&self) -> MutexGuard<'_, Vec<Option<Reclaimer>>> {
+    fn reclaimers(&self) -> MutexGuard<'_, Vec<Option<AskForIdle>>> {
         self.reclaimers
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl fmt::Debug for Budget {
+impl fmt::Debug for SocketBudget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Budget")
             .field("ledger", &self.ledger())
@@ -323,13 +323,13 @@ impl fmt::Debug for Budget {
 #[derive(Debug)]
 #[must_use = "the socket is given back on drop"]
 pub struct SocketPermit {
-    budget: Arc<Budget>,
-    kind: Kind,
+    budget: Arc<SocketBudget>,
+    kind: SocketKind,
 }
 
 impl SocketPermit {
     /// Says what the socket is for.
-    pub fn kind(&self) -> Kind {
+    pub fn kind(&self) -> SocketKind {
         self.kind
     }
 
@@ -337,7 +337,7 @@ impl SocketPermit {
     /// it, and is given back.
     pub fn share(mut self, lease: PinLease) -> Self {
         self.budget.change(|ledger, _| ledger.share_lent(self.kind));
-        self.kind = Kind::Shared;
+        self.kind = SocketKind::Shared;
         drop(lease);
         self
     }
@@ -354,7 +354,7 @@ impl Drop for SocketPermit {
 #[derive(Debug)]
 #[must_use = "the lease is given back on drop"]
 pub struct PinLease {
-    budget: Arc<Budget>,
+    budget: Arc<SocketBudget>,
     group: usize,
     worker: usize,
 }
@@ -378,8 +378,8 @@ impl Drop for PinLease {
 #[derive(Debug)]
 #[must_use = "the place in the line is given up on drop"]
 pub struct SocketWait {
-    budget: Arc<Budget>,
-    kind: Kind,
+    budget: Arc<SocketBudget>,
+    kind: SocketKind,
     /// Is `None` once the socket has been handed over.
     ticket: Option<u64>,
 }
@@ -423,7 +423,7 @@ impl Drop for SocketWait {
 #[derive(Debug)]
 #[must_use = "the place in the line is given up on drop"]
 pub struct LeaseWait {
-    budget: Arc<Budget>,
+    budget: Arc<SocketBudget>,
     group: usize,
     worker: usize,
     /// Is `None` once the lease has been handed over.

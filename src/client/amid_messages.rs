@@ -14,7 +14,7 @@ use crate::command::{
     ClientSub, Delays, Local, PinReason, TransactionCommand, outlasts_reset, spec,
 };
 use crate::exchange::MayTake;
-use crate::identity::Flag;
+use crate::identity::ClientFlag;
 use crate::resp::Request;
 use crate::resp::speak::encode_request;
 use crate::session::{Protocol, Route, Routed};
@@ -80,7 +80,7 @@ impl Client {
             return Next::Wait;
         };
         let subscribed =
-            self.card.has(Flag::Pubsub) && self.session.state.protocol == Protocol::Resp2;
+            self.record.has(ClientFlag::Pubsub) && self.session.state.protocol == Protocol::Resp2;
         if !link.is_alive() {
             self.outlet.close(Disconnect::UpstreamLost);
             return Next::Wait;

@@ -6,9 +6,9 @@
 use super::requests::Next;
 use super::serve::Awaited;
 use super::task::{Client, Wait};
-use crate::admission::Refusal;
+use crate::admission::AdmissionRefusal;
 use crate::command::keeps_arriving;
-use crate::identity::Flag;
+use crate::identity::ClientFlag;
 use crate::resp::Request;
 use crate::session::{Route, Routed};
 
@@ -17,8 +17,8 @@ impl Client {
     pub(super) fn note_arriving(&mut self) {
         let is_arriving = self.permit.is_arriving();
         self.restrictions.set_arriving(is_arriving);
-        self.flag(Flag::Arriving, is_arriving);
-        self.flag(Flag::Operator, self.permit.is_operator());
+        self.flag(ClientFlag::Arriving, is_arriving);
+        self.flag(ClientFlag::Operator, self.permit.is_operator());
     }
 
     /// Where a request goes that does not simply go where its command leads.
@@ -57,7 +57,7 @@ impl Client {
     /// again; what was not used is answered for it by whoever holds rejected sockets.
     #[cold]
     pub(super) fn take_place(&mut self) -> Next {
-        match self.permit.settle(&self.card.identity(), self.now()) {
+        match self.permit.settle(&self.record.identity(), self.now()) {
             Ok(()) => {
                 self.moved();
                 Next::Used(0)
@@ -83,18 +83,18 @@ impl Client {
 
     /// Whether the client has been arriving for as long as it may.
     pub(super) fn arrives_for_long(&self) -> bool {
-        let since = self.card.created_ms() * 1000;
+        let since = self.record.created_ms() * 1000;
         let most = self.clients.thread.settings().limits.arriving_timeout;
         self.restrictions.is_arriving()
             && (most.is_zero() || self.clients.thread.clock.is_past(since, most))
     }
 
     /// Waits until one of the group that is full has been closed; then answers `reply`, or goes on with its next request.
-    pub(super) fn await_room(&mut self, refusal: Refusal, reply: Option<Vec<u8>>) {
+    pub(super) fn await_room(&mut self, refusal: AdmissionRefusal, reply: Option<Vec<u8>>) {
         let clients = &self.clients;
         let evictor = clients.evictor();
         let now_ms = clients.thread.clock.now_ms();
-        let (own, identity) = (self.card.id(), self.card.identity());
+        let (own, identity) = (self.record.id(), self.record.identity());
         self.then(async move |client: &mut Self| {
             let making = evictor.make_room(&refusal, &identity, now_ms, own);
             match client.meanwhile(making, Awaited::Server).await? {

@@ -10,8 +10,8 @@ use tokio::sync::oneshot;
 use super::clients::Clients;
 use super::login::Login;
 use crate::auth::{
-    AttemptBounds, Attempts, AwaitedSecret, Outcome, SecretHash, SecretsListener, ServedSecrets,
-    Source, Ticket, Turn, Users,
+    AttemptBounds, AttemptOutcome, AttemptSource, AttemptTicket, AttemptTurn, AwaitedSecret,
+    ConfiguredUsers, LoginAttempts, SecretHash, SecretsListener, ServedSecrets,
 };
 use crate::config::{AuthMode, Settings};
 use crate::schedule::LoginPlace;
@@ -35,8 +35,8 @@ fn bounds(settings: &Settings) -> AttemptBounds {
 
 /// The attempts of one worker's clients.
 pub(super) struct AttemptQueue {
-    attempts: RefCell<Attempts>,
-    waiting: RefCell<HashMap<Ticket, TurnAwaited>>,
+    attempts: RefCell<LoginAttempts>,
+    waiting: RefCell<HashMap<AttemptTicket, TurnAwaited>>,
     /// What the clients of all workers are served by.
     served: SecretsListener,
     /// The lines that say that an address is slowed, or that too many wait.
@@ -62,7 +62,7 @@ enum Look {
 impl AttemptQueue {
     pub(super) fn new(settings: &Settings, served: &Arc<ServedSecrets>) -> Self {
         Self {
-            attempts: RefCell::new(Attempts::new(bounds(settings))),
+            attempts: RefCell::new(LoginAttempts::new(bounds(settings))),
             waiting: RefCell::default(),
             served: served.listener(),
             slowed_line: Throttle::default(),
@@ -78,13 +78,13 @@ impl AttemptQueue {
 /// An attempt that is being looked at, until it is dropped.
 pub(super) struct Attempt {
     clients: Weak<Clients>,
-    source: Source,
-    outcome: Cell<Outcome>,
+    source: AttemptSource,
+    outcome: Cell<AttemptOutcome>,
 }
 
 impl Attempt {
     /// How it has ended.
-    pub(super) fn came_to(&self, outcome: Outcome) {
+    pub(super) fn came_to(&self, outcome: AttemptOutcome) {
         self.outcome.set(outcome);
     }
 }
@@ -105,8 +105,8 @@ impl Drop for Attempt {
 /// An attempt that waits for its turn.
 pub(super) struct WaitingAttempt {
     clients: Weak<Clients>,
-    source: Source,
-    ticket: Ticket,
+    source: AttemptSource,
+    ticket: AttemptTicket,
     turn: oneshot::Receiver<Attempt>,
 }
 
@@ -147,7 +147,8 @@ impl Clients {
             AuthMode::None => Look::Served,
             AuthMode::Proxy => {
                 let users = self.users();
-                let verifies = |users: &Users| users.verifies(shown.user(), &shown.password);
+                let verifies =
+                    |users: &ConfiguredUsers| users.verifies(shown.user(), &shown.password);
                 match users.as_deref().is_some_and(verifies) {
                     true => Look::Served,
                     // Only a reload makes it right.
@@ -162,7 +163,7 @@ impl Clients {
         self.attempts.served.hash(name, &shown.password)
     }
 
-    /// A client at `peer` shows a user and a password; see [`Attempts::begin`].
+    /// A client at `peer` shows a user and a password; see [`LoginAttempts::begin`].
     pub(super) fn begin_attempt(
         self: &Rc<Self>,
         peer: &crate::identity::Peer,
@@ -182,8 +183,8 @@ impl Clients {
         };
         let mut attempts = queue.attempts.borrow_mut();
         match attempts.begin(source, hash, is_served, has_failed, now) {
-            Turn::Now => Admitted::Now(self.attempt(source)),
-            Turn::Wait(ticket, is_first) => {
+            AttemptTurn::Now => Admitted::Now(self.attempt(source)),
+            AttemptTurn::Wait(ticket, is_first) => {
                 self.thread.counters.bound(Bound::AuthDelayed).add(1);
                 if is_first && let Some(unwritten) = queue.slowed_line.write(now) {
                     tracing::warn!(
@@ -208,7 +209,7 @@ impl Clients {
                     turn,
                 })
             }
-            Turn::Refused => {
+            AttemptTurn::Refused => {
                 self.thread.counters.bound(Bound::AuthWaiting).add(1);
                 if let Some(unwritten) = queue.refused_line.write(now) {
                     tracing::warn!(
@@ -234,11 +235,11 @@ impl Clients {
         LoginPlace::Behind(source.map_or(0, |source| attempts.before_last(source)))
     }
 
-    fn attempt(self: &Rc<Self>, source: Source) -> Attempt {
+    fn attempt(self: &Rc<Self>, source: AttemptSource) -> Attempt {
         Attempt {
             clients: Rc::downgrade(self),
             source,
-            outcome: Cell::new(Outcome::Untold),
+            outcome: Cell::new(AttemptOutcome::Untold),
         }
     }
 
@@ -262,7 +263,7 @@ impl Clients {
         }
     }
 
-    fn released_attempts(&self, now: u64) -> Vec<(Source, Ticket)> {
+    fn released_attempts(&self, now: u64) -> Vec<(AttemptSource, AttemptTicket)> {
         let queue = &self.attempts;
         let mut attempts = queue.attempts.borrow_mut();
         let mut released = Vec::new();

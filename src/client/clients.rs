@@ -17,10 +17,10 @@ use super::room::Room;
 use super::spares::SpareBuffers;
 use super::user_watch::UserWatch;
 use crate::admission::Admission;
-use crate::auth::Users;
+use crate::auth::ConfiguredUsers;
 use crate::command::DenySet;
 use crate::config::{AuthMode, Group, Settings};
-use crate::identity::{Card, Flag, Registry};
+use crate::identity::{ClientFlag, ClientRecord, ClientRegistry};
 use crate::session::{Credentials, TakenCredentials};
 use crate::telemetry::Disconnect;
 use crate::transport::Stream;
@@ -63,7 +63,7 @@ pub struct ClientEntry {
     /// Its way out.
     pub outlet: Rc<Outlet>,
     /// Its figures.
-    pub card: Arc<Card>,
+    pub record: Arc<ClientRecord>,
     /// The connection lent to it.
     pub pinned: RefCell<Option<Rc<Link>>>,
     /// What stands for the client to which its invalidations are redirected, and for those to which they may be by what is queued.
@@ -100,14 +100,14 @@ impl ClientEntry {
     /// Makes the entry of a client that has connected at `arrived_micros`, whose commands run as `user`.
     pub(super) fn new(
         outlet: Rc<Outlet>,
-        card: Arc<Card>,
+        record: Arc<ClientRecord>,
         arrived_micros: u64,
         user: Option<Rc<Credentials>>,
         idle_timeout: std::time::Duration,
     ) -> Self {
         Self {
             outlet,
-            card,
+            record,
             pinned: None.into(),
             redirections: Default::default(),
             blocked: None.into(),
@@ -148,9 +148,9 @@ fn deny_sets(settings: &Settings) -> Vec<Option<Rc<DenySet>>> {
         .collect()
 }
 
-fn users(settings: &Settings) -> Option<Rc<Users>> {
+fn users(settings: &Settings) -> Option<Rc<ConfiguredUsers>> {
     let auth = &settings.auth;
-    (auth.mode == AuthMode::Proxy).then(|| Rc::new(Users::new(&auth.users)))
+    (auth.mode == AuthMode::Proxy).then(|| Rc::new(ConfiguredUsers::new(&auth.users)))
 }
 
 /// Where respool has no secret of its own, it is nobody else than who has not authenticated.
@@ -169,9 +169,9 @@ pub struct Clients {
     /// Who may come.
     pub admission: Arc<Admission>,
     /// All clients of the process.
-    pub registry: Arc<Registry>,
+    pub registry: Arc<ClientRegistry>,
     /// The users of the configuration (`auth.mode = "proxy"`).
-    users: RefCell<Option<Rc<Users>>>,
+    users: RefCell<Option<Rc<ConfiguredUsers>>>,
     /// Who clients are until they authenticate; `None`: respool's own user.
     guest: RefCell<Option<Rc<Credentials>>>,
     /// Attempts to authenticate.
@@ -205,7 +205,7 @@ impl Clients {
     pub fn new(
         upstream: Rc<Upstream>,
         admission: Arc<Admission>,
-        registry: Arc<Registry>,
+        registry: Arc<ClientRegistry>,
         tell_workers: TellWorkers,
     ) -> Rc<Self> {
         let thread = Rc::clone(&upstream.thread);
@@ -246,18 +246,18 @@ impl Clients {
     }
 
     /// The way out to a client on `stream`.
-    pub(super) fn outlet(&self, stream: &Rc<Stream>, card: &Arc<Card>) -> Rc<Outlet> {
+    pub(super) fn outlet(&self, stream: &Rc<Stream>, record: &Arc<ClientRecord>) -> Rc<Outlet> {
         let (thread, limit_bytes) = (
             &self.thread,
             self.thread.settings().limits.max_client_buffer,
         );
         let counters = Arc::clone(&thread.counters);
-        let (stream, card) = (Rc::clone(stream), Arc::clone(card));
-        Outlet::new(stream, limit_bytes, &thread.account, card, counters)
+        let (stream, record) = (Rc::clone(stream), Arc::clone(record));
+        Outlet::new(stream, limit_bytes, &thread.account, record, counters)
     }
 
     /// The users of the configuration (`auth.mode = "proxy"`).
-    pub fn users(&self) -> Option<Rc<Users>> {
+    pub fn users(&self) -> Option<Rc<ConfiguredUsers>> {
         self.users.borrow().clone()
     }
 
@@ -299,8 +299,8 @@ impl Clients {
                 };
                 let answer = answer.lock().ok().and_then(|mut answer| answer.take());
                 let is_free = entry.is_idle()
-                    && !entry.card.has(Flag::Pinned)
-                    && !entry.card.has(Flag::Pubsub);
+                    && !entry.record.has(ClientFlag::Pinned)
+                    && !entry.record.has(ClientFlag::Pubsub);
                 if is_free && !entry.outlet.is_closed() {
                     *entry.evicting.borrow_mut() = answer;
                     entry.outlet.close(Disconnect::Evicted);

@@ -6,7 +6,7 @@
 use std::cell::RefCell;
 
 use super::clients::Clients;
-use crate::identity::Card;
+use crate::identity::ClientRecord;
 use crate::telemetry::{Bound, Disconnect};
 
 /// Least microseconds between two lines of a worker with the same reason.
@@ -48,7 +48,7 @@ impl CloseLog {
 
 impl Clients {
     /// Counts the bound that respool closed a client for, and logs the close, unless the client did so itself.
-    pub(super) fn closed(&self, card: &Card, reason: Disconnect) {
+    pub(super) fn closed(&self, record: &ClientRecord, reason: Disconnect) {
         if let Some(bound) = bound(reason) {
             self.thread.counters.bound(bound).add(1);
         }
@@ -58,7 +58,7 @@ impl Clients {
             return;
         };
         let reason = reason.label();
-        let identity = card.identity();
+        let identity = record.identity();
         tracing::warn!(
             client = %identity.peer,
             listener = %identity.listener,

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 use super::clients::{ClientMessage, TellWorkers};
-use crate::admission::{Admission, Refusal};
-use crate::identity::{Card, Identity, Registry};
+use crate::admission::{Admission, AdmissionRefusal};
+use crate::identity::{ClientRecord, ClientRegistry, Identity};
 
 /// Candidates asked before the newcomer is rejected: each may have become busy since its figures were read.
 const MOST_CANDIDATES: usize = 4;
@@ -21,7 +21,7 @@ pub struct Evictor {
     /// Who may come.
     pub admission: Arc<Admission>,
     /// All clients.
-    pub registry: Arc<Registry>,
+    pub registry: Arc<ClientRegistry>,
     /// Reaches the worker of each.
     pub tell_workers: TellWorkers,
 }
@@ -31,7 +31,7 @@ impl Evictor {
     /// asks. False: there is none.
     pub async fn make_room(
         &self,
-        refusal: &Refusal,
+        refusal: &AdmissionRefusal,
         newcomer: &Identity,
         now_ms: u64,
         own: u64,
@@ -54,7 +54,13 @@ impl Evictor {
     }
 
     /// Counts an eviction and logs it, as often as its group's lines may come.
-    fn tell(&self, refusal: &Refusal, victim: &Identity, newcomer: &Identity, idle_ms: u64) {
+    fn tell(
+        &self,
+        refusal: &AdmissionRefusal,
+        victim: &Identity,
+        newcomer: &Identity,
+        idle_ms: u64,
+    ) {
         if let Some(line) = self.admission.evicted(refusal, victim, Instant::now()) {
             tracing::warn!(
                 client = %victim.peer,
@@ -69,13 +75,18 @@ impl Evictor {
         }
     }
 
-    fn candidates(&self, refusal: &Refusal, now_ms: u64, own: u64) -> Vec<Arc<Card>> {
-        let mut cards = self.registry.select(|card| {
-            let may_go = !card.is_busy() && card.counts_in_group();
-            card.id() != own && refusal.frees(card) && may_go
+    fn candidates(
+        &self,
+        refusal: &AdmissionRefusal,
+        now_ms: u64,
+        own: u64,
+    ) -> Vec<Arc<ClientRecord>> {
+        let mut records = self.registry.select(|record| {
+            let may_go = !record.is_busy() && record.counts_in_group();
+            record.id() != own && refusal.frees(record) && may_go
         });
-        cards.sort_by_cached_key(|card| std::cmp::Reverse(card.idle_ms(now_ms)));
-        cards.truncate(MOST_CANDIDATES);
-        cards
+        records.sort_by_cached_key(|record| std::cmp::Reverse(record.idle_ms(now_ms)));
+        records.truncate(MOST_CANDIDATES);
+        records
     }
 }

@@ -18,7 +18,7 @@ use crate::command::{ClientSub, CommandId, Delays, Local, NamedCommand, PinReaso
 use crate::exchange::{Executing, RequestKind, Show};
 use crate::fanout;
 use crate::fences::{Executed, Fence};
-use crate::identity::{Card, Flag};
+use crate::identity::{ClientFlag, ClientRecord};
 use crate::resp::Request;
 use crate::resp::speak::{OK, encode_request};
 use crate::session::{
@@ -51,7 +51,7 @@ pub(super) struct ExecEffects {
 /// Runs what a transaction has of respool's own.
 struct OwnRunner {
     clients: Rc<Clients>,
-    card: Arc<Card>,
+    record: Arc<ClientRecord>,
     protocol: Protocol,
     /// Where its invalidations may go.
     redirections: Box<[RedirectionNames]>,
@@ -82,7 +82,7 @@ impl OwnRunner {
         Some(match own.command {
             OwnCommand::Select(database) => {
                 if element.starts_with(b"+") {
-                    self.card.db.set(database);
+                    self.record.db.set(database);
                 }
                 element
             }
@@ -112,7 +112,7 @@ impl OwnRunner {
         let killed = self.killed.borrow().clone();
         let clients = OwnClients {
             clients: &self.clients,
-            card: &self.card,
+            record: &self.record,
             protocol: self.protocol,
             gone: &killed,
         };
@@ -262,7 +262,7 @@ impl Client {
             Ok(link) => link,
             Err(next) => return next,
         };
-        if self.pin_use.queues_messages || self.card.has(Flag::Monitor) {
+        if self.pin_use.queues_messages || self.record.has(ClientFlag::Monitor) {
             // Nobody could tell its place among what comes beside replies.
             return self.spoil_transaction(request, command, NOT_IN_MULTI);
         }
@@ -336,7 +336,7 @@ impl Client {
         let places = elements.iter().map(|element| element.at).collect();
         let runner = OwnRunner {
             clients: Rc::clone(&self.clients),
-            card: Arc::clone(self.card.card()),
+            record: Arc::clone(self.record.record()),
             protocol: self.session.state.protocol,
             redirections: self.entry.redirection_names(),
             elements,

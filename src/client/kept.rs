@@ -1,4 +1,4 @@
-//! What a client holds beside its replies, and what it is in the middle of: shown on its card, put on the account.
+//! What a client holds beside its replies, and what it is in the middle of: shown on its record, put on the account.
 
 use std::io;
 use std::task::{Context, Poll};
@@ -18,15 +18,15 @@ pub(super) fn standing_bytes(stream: &Stream) -> usize {
 }
 
 impl Client {
-    /// Shows on the client's card what it is doing, now that `used` more bytes of its requests are done with.
+    /// Shows on the client's record what it is doing, now that `used` more bytes of its requests are done with.
     pub(super) fn note_state(&self, used: usize) {
         let slow = self.slow.as_ref().map_or(0, |slow| slow.length());
         self.outlet
             .hold_input(self.input.capacity() + self.ahead_held_bytes() + slow);
         let here = self.input.len() + self.ahead_bytes() + slow;
-        self.card.query_bytes.set(here as u64);
+        self.record.query_bytes.set(here as u64);
         let unread = self.outlet.held_replies_bytes() as u64;
-        self.card.output_bytes.set(unread);
+        self.record.output_bytes.set(unread);
         let is_inside = !self.has_used_all() || self.streaming.is_some();
         if is_inside || self.entry.begun_micros.get() != 0 {
             self.note_begun(is_inside, used);
@@ -45,15 +45,15 @@ impl Client {
         self.outlet.hold_stream(&self.stream);
         let unfinished = self.stream.tls().map_or(0, |tls| tls.unfinished_bytes());
         let here = (self.input.len() + self.ahead_bytes() + unfinished) as u64;
-        if self.card.query_bytes.get() == here {
+        if self.record.query_bytes.get() == here {
             return;
         }
-        self.card.query_bytes.set(here);
+        self.record.query_bytes.set(here);
         let between = self.has_used_all() && self.streaming.is_none();
         if unfinished > 0 && between {
             self.note_begun(true, 0);
             // The first of all has the time of a handshake.
-            let is_first = self.card.commands.get() == 0;
+            let is_first = self.record.commands.get() == 0;
             self.entry.is_upload.set(!is_first);
         } else if between && self.entry.begun_micros.get() != 0 {
             self.note_begun(false, 0);
@@ -64,8 +64,8 @@ impl Client {
     /// what it is subscribed to, its blocked call, what it has shown and nobody has looked at yet, the channels that its transaction
     /// publishes to, and `asked` bytes of a request that a task holds.
     pub(super) fn note_kept(&self, asked: usize) {
-        let topics = self.subscriptions().held_bytes(self.card.id());
-        let names = self.card.names().held_bytes() + topics;
+        let topics = self.subscriptions().held_bytes(self.record.id());
+        let names = self.record.names().held_bytes() + topics;
         let user = self.session.state.user.as_ref();
         let user = user.map_or(0, |user| user.held_bytes());
         let awaited = match &self.wait {

@@ -61,7 +61,12 @@ impl Client {
             return false;
         }
         // A connection, or the place of an upload, has been borrowed for it.
-        let has_place = || self.clients.uploads.borrow().contains_key(&self.card.id());
+        let has_place = || {
+            self.clients
+                .uploads
+                .borrow()
+                .contains_key(&self.record.id())
+        };
         if self.pin_use.is_fresh || has_place() || here >= GATHERED_SLOWLY * most {
             return true;
         }
@@ -124,7 +129,7 @@ impl Client {
     fn begin_upload(&self, message: Option<Message>) {
         let pace = UploadPace::new(self.clients.thread.clock.now_micros());
         let mut uploads = self.clients.uploads.borrow_mut();
-        let upload = uploads.entry(self.card.id()).or_insert(Upload {
+        let upload = uploads.entry(self.record.id()).or_insert(Upload {
             pace,
             message: None,
             _place: None,
@@ -135,7 +140,7 @@ impl Client {
     /// Takes out the message that an upload publishes whose last bytes are in `data`. Until it is told of, they are not sent.
     fn take_message_of_last(&self, data: &[u8], bounds: &Bounds) -> Option<Message> {
         let mut uploads = self.clients.uploads.borrow_mut();
-        let message = &mut uploads.get_mut(&self.card.id())?.message;
+        let message = &mut uploads.get_mut(&self.record.id())?.message;
         message.as_ref()?;
         let found = self.scanner.clone().scan(data, bounds);
         message.take_if(|_| matches!(found, Scan::Request { .. }))
@@ -143,7 +148,7 @@ impl Client {
 
     fn end_upload(&mut self) {
         self.streaming = None;
-        self.clients.uploads.borrow_mut().remove(&self.card.id());
+        self.clients.uploads.borrow_mut().remove(&self.record.id());
     }
 
     /// Whether a request that has not arrived whole is too large to be waited for.
@@ -207,7 +212,7 @@ impl Client {
         }
         if self.refusing.is_some() {
             let reply = self.refusing.take().unwrap_or_default();
-            self.clients.uploads.borrow_mut().remove(&self.card.id());
+            self.clients.uploads.borrow_mut().remove(&self.record.id());
             self.count(1, command);
             self.answer(&reply);
             self.streaming = Some(false);
@@ -274,7 +279,11 @@ impl Client {
 
     /// Whether it may use a connection for its upload; if not, that is waited for.
     fn has_upload_place(&mut self) -> bool {
-        let is_there = self.clients.uploads.borrow().contains_key(&self.card.id());
+        let is_there = self
+            .clients
+            .uploads
+            .borrow()
+            .contains_key(&self.record.id());
         // On a connection that it holds anyway it takes nothing from anybody.
         if is_there || self.pin.is_some() {
             return true;
@@ -315,7 +324,7 @@ impl Client {
         self.clients
             .uploads
             .borrow_mut()
-            .insert(self.card.id(), upload);
+            .insert(self.record.id(), upload);
     }
 
     /// Whether a command of this name leaves no trace, whatever its arguments turn out to be: its start may be sent.
@@ -411,7 +420,7 @@ impl Client {
         };
         if let Some(link) = link {
             link.send_more(&data[..used]);
-            if let Some(upload) = self.clients.uploads.borrow_mut().get_mut(&self.card.id()) {
+            if let Some(upload) = self.clients.uploads.borrow_mut().get_mut(&self.record.id()) {
                 upload.pace.moved(used);
             }
         }

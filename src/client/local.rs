@@ -9,11 +9,11 @@ use super::requests::{Next, UNREACHABLE, unserved};
 use super::serve::Awaited;
 use super::slow::{NOT_WHILE_DEBUGGING, Told};
 use super::task::{Client, Wait};
-use crate::admission::Refusal;
-use crate::auth::Permission;
+use crate::admission::AdmissionRefusal;
+use crate::auth::PermissionResult;
 use crate::command::{ClientSub, CommandId, Delays, Local, PinReason};
 use crate::fanout::TopicKind;
-use crate::identity::Flag;
+use crate::identity::ClientFlag;
 use crate::resp::speak::{OK, encode_request};
 use crate::resp::{Request, parse_integer};
 use crate::session::{Change, OwnCommand, ReplyMode, Session, State, malformed, misused};
@@ -121,7 +121,7 @@ impl Client {
         local: Local,
         request: &Request<'_>,
         command: Option<CommandId>,
-        permission: Permission,
+        permission: PermissionResult,
     ) {
         let server = self.clients.thread.server_version();
         if let Err(reply) = permission {
@@ -152,11 +152,11 @@ impl Client {
             }),
             Local::Reset => self.reset(),
             Local::Readonly => {
-                self.flag(Flag::ReadsReplica, takes_readonly(server));
+                self.flag(ClientFlag::ReadsReplica, takes_readonly(server));
                 self.answer(readonly(server));
             }
             Local::Readwrite => {
-                self.flag(Flag::ReadsReplica, false);
+                self.flag(ClientFlag::ReadsReplica, false);
                 self.answer(readwrite(server));
             }
             Local::Asking => self.answer(asking()),
@@ -187,7 +187,7 @@ impl Client {
 
     pub(super) fn in_database(&mut self, database: u32) {
         self.session.state.database = database;
-        self.card.db.set(database);
+        self.record.db.set(database);
     }
 
     fn select(&mut self, request: &Request<'_>) {
@@ -315,23 +315,23 @@ impl Client {
         self.unsubscribe_all();
         self.outlet.speak(self.session.state.protocol);
         self.in_database(0);
-        self.card.resp.set(2);
+        self.record.resp.set(2);
         {
-            let mut names = self.card.names();
+            let mut names = self.record.names();
             names.name = Box::default();
             names.user = Box::default();
         }
         self.note_kept(0);
         for flag in [
-            Flag::Pinned,
-            Flag::Multi,
-            Flag::Watching,
-            Flag::Tracking,
-            Flag::Broadcast,
-            Flag::BrokenRedirection,
-            Flag::Monitor,
-            Flag::Pubsub,
-            Flag::ReadsReplica,
+            ClientFlag::Pinned,
+            ClientFlag::Multi,
+            ClientFlag::Watching,
+            ClientFlag::Tracking,
+            ClientFlag::Broadcast,
+            ClientFlag::BrokenRedirection,
+            ClientFlag::Monitor,
+            ClientFlag::Pubsub,
+            ClientFlag::ReadsReplica,
         ] {
             self.flag(flag, false);
         }
@@ -340,7 +340,7 @@ impl Client {
 
     /// Moves the client's place to the group its name and user belong to now, and answers `reply`; or the rejection.
     pub(super) fn regroup(&mut self, reply: Vec<u8>) {
-        let identity = self.card.identity();
+        let identity = self.record.identity();
         match self.permit.regroup(&identity, self.now()) {
             Ok(moved) => {
                 if moved.is_some() {
@@ -358,7 +358,7 @@ impl Client {
 
     /// Room was made for the client in the group that had none.
     pub(super) fn regroup_anew(&mut self, reply: Option<Vec<u8>>) {
-        let identity = self.card.identity();
+        let identity = self.record.identity();
         let placed = match self.permit.has_place() {
             true => self.permit.settle(&identity, self.now()),
             false => {
@@ -383,7 +383,7 @@ impl Client {
         if self.arrives_for_long() {
             self.settle_late();
         }
-        self.permit.reseat(&self.card.identity());
+        self.permit.reseat(&self.record.identity());
         self.become_guest();
         let limits = &self.clients.thread.settings().limits;
         self.outlet.set_limit_bytes(limits.max_client_buffer);
@@ -393,7 +393,7 @@ impl Client {
     pub(super) fn moved(&mut self) {
         self.note_arriving();
         let group = self.group();
-        self.card.group.set(group as u32);
+        self.record.group.set(group as u32);
         self.entry
             .idle_timeout
             .set(self.clients.idle_timeout(group));
@@ -401,9 +401,9 @@ impl Client {
     }
 
     /// The client has no place any more: every command from here on gets the error, with `is_answered` the one at hand too.
-    pub(super) fn reject(&mut self, refusal: Refusal, is_answered: bool) {
-        tell_rejection(&self.clients.admission, &refusal, &self.card.identity());
-        self.flag(Flag::Rejected, true);
+    pub(super) fn reject(&mut self, refusal: AdmissionRefusal, is_answered: bool) {
+        tell_rejection(&self.clients.admission, &refusal, &self.record.identity());
+        self.flag(ClientFlag::Rejected, true);
         if is_answered {
             let explain = self.clients.thread.settings().limits.explain_rejections;
             self.reply(&refusal.client_text(explain));

@@ -10,7 +10,7 @@ use super::searches::LINE_PRICE;
 use super::serve::Awaited;
 use super::task::Client;
 use crate::command::{COUNT, ClientSub, same_word, spec};
-use crate::identity::{Card, Flag, KillFilter, ListFilter, client_line};
+use crate::identity::{ClientFlag, ClientRecord, KillFilter, ListFilter, client_line};
 use crate::resp::speak::{OK, bulk, error, integer};
 use crate::resp::{Request, parse_integer};
 use crate::session::{Protocol, ReplyMode, verbatim};
@@ -31,7 +31,7 @@ const NO_TOUCH: &[u8] =
 pub(super) struct OwnClients<'a> {
     pub(super) clients: &'a Clients,
     /// The client that asks.
-    pub(super) card: &'a Arc<Card>,
+    pub(super) record: &'a Arc<ClientRecord>,
     /// What it speaks.
     pub(super) protocol: Protocol,
     /// Whom it has killed in the same transaction: they are gone, as far as it can see.
@@ -66,7 +66,7 @@ impl Client {
     pub(super) fn own_clients(&self) -> OwnClients<'_> {
         OwnClients {
             clients: &self.clients,
-            card: self.card.card(),
+            record: self.record.record(),
             protocol: self.session.state.protocol,
             gone: &[],
         }
@@ -201,15 +201,15 @@ impl OwnClients<'_> {
         let words: Vec<&[u8]> = request.arguments().skip(2).collect();
         let server = self.clients.thread.server_version();
         match (sub, words.as_slice()) {
-            (ClientSub::Id, _) => integer(self.card.id() as i64),
+            (ClientSub::Id, _) => integer(self.record.id() as i64),
             (ClientSub::GetName, _) => self.get_name(),
             (ClientSub::SetInfo, [attribute, value]) => self.set_info(attribute, value),
             (ClientSub::Info, _) => {
-                let text = self.line(self.card) + "\n";
+                let text = self.line(self.record) + "\n";
                 verbatim(self.protocol, text.as_bytes())
             }
             (ClientSub::List, filters) => self.list(filters),
-            (ClientSub::NoEvict, [on]) => self.switch(Flag::NoEvict, on),
+            (ClientSub::NoEvict, [on]) => self.switch(ClientFlag::NoEvict, on),
             (ClientSub::NoTouch, [on]) => self.no_touch(on, request),
             (ClientSub::Capa, capabilities) => self.capabilities(capabilities),
             (ClientSub::ImportSource, [on]) => import_source(same_word(on, b"off")).to_vec(),
@@ -219,7 +219,7 @@ impl OwnClients<'_> {
     }
 
     fn get_name(&self) -> Vec<u8> {
-        let name = self.card.names().name.clone();
+        let name = self.record.names().name.clone();
         if name.is_empty() {
             self.protocol.null().to_vec()
         } else {
@@ -233,7 +233,7 @@ impl OwnClients<'_> {
     /// What it gets otherwise.
     pub(super) fn set_name(&self, name: &[u8]) -> Result<(), Vec<u8>> {
         client_name(name).map_err(error)?;
-        self.card.names().name = name.into();
+        self.record.names().name = name.into();
         Ok(())
     }
 
@@ -241,7 +241,7 @@ impl OwnClients<'_> {
     fn capabilities(&self, capabilities: &[&[u8]]) -> Vec<u8> {
         let redirect = |word: &&[u8]| same_word(word, b"redirect");
         if capabilities.iter().any(redirect) {
-            self.card.raise(Flag::Redirects);
+            self.record.raise(ClientFlag::Redirects);
         }
         OK.to_vec()
     }
@@ -258,7 +258,7 @@ impl OwnClients<'_> {
                 too_long => error(too_long),
             };
         }
-        let mut names = self.card.names();
+        let mut names = self.record.names();
         let place = if is_name {
             &mut names.lib_name
         } else {
@@ -268,7 +268,7 @@ impl OwnClients<'_> {
         OK.to_vec()
     }
 
-    fn line(&self, card: &Card) -> String {
+    fn line(&self, record: &ClientRecord) -> String {
         // Before 7.0 subcommands have no names of their own.
         let is_full = self.clients.thread.server_version().is_from((7, 0));
         let name = |id: u32| match u16::try_from(id) {
@@ -279,11 +279,11 @@ impl OwnClients<'_> {
             _ => "NULL",
         };
         let thread = &self.clients.thread;
-        client_line(card, thread.clock.now_ms(), thread.server_version(), name)
+        client_line(record, thread.clock.now_ms(), thread.server_version(), name)
     }
 
     fn list(&self, filters: &[&[u8]]) -> Vec<u8> {
-        let (own, now_ms) = (self.card.id(), self.clients.thread.clock.now_ms());
+        let (own, now_ms) = (self.record.id(), self.clients.thread.clock.now_ms());
         match ListFilter::parse(self.clients.thread.server_version(), filters) {
             Err(text) => error(&text),
             Ok(filter) => {
@@ -292,8 +292,8 @@ impl OwnClients<'_> {
                 let price = filter.price(&self.clients.registry);
                 self.clients.searched(price + LINE_PRICE * chosen.len());
                 let chosen = chosen.into_iter();
-                for card in chosen.filter(|card| !self.gone.contains(&card.id())) {
-                    text.push_str(&self.line(&card));
+                for record in chosen.filter(|record| !self.gone.contains(&record.id())) {
+                    text.push_str(&self.line(&record));
                     text.push('\n');
                 }
                 verbatim(self.protocol, text.as_bytes())
@@ -308,12 +308,12 @@ impl OwnClients<'_> {
     pub(super) fn kill(&self, filters: &[&[u8]]) -> Result<Kill, Vec<u8>> {
         let server = self.clients.thread.server_version();
         let filter = KillFilter::parse(server, filters).map_err(|text| error(&text))?;
-        let (own, now_ms) = (self.card.id(), self.clients.thread.clock.now_ms());
+        let (own, now_ms) = (self.record.id(), self.clients.thread.clock.now_ms());
         let chosen = filter.choose(&self.clients.registry, own, now_ms);
         self.clients.searched(filter.price(&self.clients.registry));
         let mut others: Vec<u64> = chosen
             .iter()
-            .map(|card| card.id())
+            .map(|record| record.id())
             .filter(|id| !self.gone.contains(id))
             .collect();
         let killed = others.len() as i64;
@@ -334,10 +334,11 @@ impl OwnClients<'_> {
     /// Whether CLIENT KILL with these filters ends this other client, which takes no look at all of them.
     pub(super) fn would_kill(&self, id: u64, filters: &[&[u8]]) -> bool {
         let filter = KillFilter::parse(self.clients.thread.server_version(), filters);
-        let (own, now_ms) = (self.card.id(), self.clients.thread.clock.now_ms());
-        let card = self.clients.registry.find(id).filter(|_| id != own);
-        card.zip(filter.ok())
-            .is_some_and(|(card, filter)| filter.selects(&card, own, now_ms))
+        let (own, now_ms) = (self.record.id(), self.clients.thread.clock.now_ms());
+        let record = self.clients.registry.find(id).filter(|_| id != own);
+        record
+            .zip(filter.ok())
+            .is_some_and(|(record, filter)| filter.selects(&record, own, now_ms))
     }
 
     /// CLIENT NO-TOUCH (Redis 7.2): the connections to the server are everybody's, and touch keys for everybody.
@@ -355,11 +356,11 @@ impl OwnClients<'_> {
         }
     }
 
-    fn switch(&self, flag: Flag, on: &[u8]) -> Vec<u8> {
+    fn switch(&self, flag: ClientFlag, on: &[u8]) -> Vec<u8> {
         if same_word(on, b"on") {
-            self.card.raise(flag);
+            self.record.raise(flag);
         } else if same_word(on, b"off") {
-            self.card.lower(flag);
+            self.record.lower(flag);
         } else {
             return SYNTAX_ERROR.to_vec();
         }
@@ -386,8 +387,8 @@ impl OwnClients<'_> {
             .ok()
             .filter(|id| !self.gone.contains(id))
             .and_then(|id| self.clients.registry.find(id));
-        match blocked.filter(|card| card.has(Flag::Blocked)) {
-            Some(card) => Ok((card.id(), with_error)),
+        match blocked.filter(|record| record.has(ClientFlag::Blocked)) {
+            Some(record) => Ok((record.id(), with_error)),
             None => Err(integer(0)),
         }
     }

@@ -8,7 +8,7 @@ use super::local::client_name;
 use super::serve::Awaited;
 use super::slow::Told;
 use super::task::Client;
-use crate::auth::{Outcome, is_wrong_password};
+use crate::auth::{AttemptOutcome, is_wrong_password};
 use crate::command::{Local, same_word};
 use crate::config::AuthMode;
 use crate::resp::speak::{OK, error};
@@ -225,7 +225,7 @@ impl Client {
         }
         let clients = Rc::clone(&self.clients);
         let shown = Rc::new(shown);
-        let admitted = clients.begin_attempt(self.card.peer(), &shown, self.session.has_failed);
+        let admitted = clients.begin_attempt(self.record.peer(), &shown, self.session.has_failed);
         let under_way = LoginUnderWay::begin(&clients, &self.entry);
         let shown = Shown(shown, hello, under_way);
         match admitted {
@@ -370,7 +370,7 @@ impl Client {
             None => OK.to_vec(),
             Some((protocol, _)) => {
                 let server = self.clients.thread.process.server.load_full();
-                match server.and_then(|server| server.hello_reply(*protocol, self.card.id())) {
+                match server.and_then(|server| server.hello_reply(*protocol, self.record.id())) {
                     Some(reply) => reply,
                     None => {
                         // A server older than HELLO.
@@ -383,27 +383,27 @@ impl Client {
         };
         let mut is_renamed = false;
         if let Some(attempt) = &login.attempt {
-            attempt.came_to(Outcome::Taken);
+            attempt.came_to(AttemptOutcome::Taken);
             self.entry.login.is_taken();
         }
         if let Some(user) = login.user {
             let user = self.clients.taken.borrow_mut().keep(user);
-            self.card.names().user = user.user().into();
+            self.record.names().user = user.user().into();
             self.session.state.user = Some(user);
             is_renamed = true;
         }
         if let Some(user) = login.verified {
-            self.card.names().user = user;
+            self.record.names().user = user;
             self.session.is_verified = true;
             is_renamed = true;
         }
         if let Some((protocol, name)) = login.hello {
             self.session.state.protocol = protocol;
-            self.card.resp.set(u32::from(protocol.number()));
+            self.record.resp.set(u32::from(protocol.number()));
             self.outlet.speak(protocol);
             self.note_subscriptions();
             if let Some(name) = name {
-                self.card.names().name = name;
+                self.record.names().name = name;
                 is_renamed = true;
             }
         }
@@ -446,7 +446,7 @@ impl Client {
     fn count_wrong(&mut self, login: &Login) {
         self.session.has_failed = true;
         if let Some(attempt) = &login.attempt {
-            attempt.came_to(Outcome::Wrong);
+            attempt.came_to(AttemptOutcome::Wrong);
         }
         self.count_failure();
     }
@@ -465,7 +465,7 @@ impl Client {
         self.clients.auth_failures.set((0, Some(now)));
         let group = &thread.settings().groups[self.group()].name;
         tracing::warn!(
-            client = %self.card.peer(),
+            client = %self.record.peer(),
             group,
             failures = count,
             "a client failed to authenticate: wrong password, or a user that is unknown or disabled; failures since the \

@@ -93,7 +93,7 @@ impl Client {
         if subscribes || request.count() > 1 {
             return request.count() > TOPICS_A_TURN;
         }
-        let counts = self.subscriptions().counts(self.card.id());
+        let counts = self.subscriptions().counts(self.record.id());
         let of_kind = match kind {
             TopicKind::Channel => counts.channels,
             TopicKind::Pattern => counts.patterns,
@@ -112,7 +112,7 @@ impl Client {
         let subscriber = Subscriber {
             upstream: Rc::clone(&self.clients.upstream),
             outlet: Rc::clone(&self.outlet),
-            id: self.card.id(),
+            id: self.record.id(),
             limit: self.subscription_limit(),
         };
         // As if it had them all: they come while nobody looks.
@@ -135,13 +135,13 @@ impl Client {
 
     /// Tells whether the client has more topics than are looked at in one turn.
     pub(super) fn has_many_topics(&self) -> bool {
-        self.subscriptions().counts(self.card.id()).total() > TOPICS_A_TURN
+        self.subscriptions().counts(self.record.id()).total() > TOPICS_A_TURN
     }
 
     /// Has the client leave its topics, some in each turn.
     pub(super) async fn leave_topics(&mut self) -> Told {
         let subscriptions = Rc::clone(self.subscriptions());
-        let id = self.card.id();
+        let id = self.record.id();
         let leaving = async move {
             while subscriptions.leave_some(id) {
                 tokio::task::yield_now().await;

@@ -12,7 +12,7 @@ use super::serve::Awaited;
 use super::server_says::question_while_busy;
 use super::slow::Told;
 use super::task::Client;
-use crate::auth::{Known, Permission, concerns_others};
+use crate::auth::{KnownPermission, PermissionResult, concerns_others};
 use crate::command::{ClientSub, Local};
 use crate::resp::speak::encode_request;
 use crate::session::stand_in_for;
@@ -36,7 +36,7 @@ fn question_of(server: ServerVersion, sub: ClientSub) -> Option<&'static [&'stat
 
 impl Client {
     /// Tells whether the server permits the client what respool answers itself, or why not; `None`: it has to be asked.
-    pub(super) fn permission_of(&self, local: Local) -> Option<Permission> {
+    pub(super) fn permission_of(&self, local: Local) -> Option<PermissionResult> {
         match local {
             Local::Client(sub) => match question_of(self.clients.thread.server_version(), sub) {
                 Some(question) => self.known_permission(sub, question),
@@ -48,7 +48,7 @@ impl Client {
     }
 
     /// Asks the server whether it permits that.
-    pub(super) async fn asked_permission_of(&mut self, local: Local) -> Told<Permission> {
+    pub(super) async fn asked_permission_of(&mut self, local: Local) -> Told<PermissionResult> {
         if let Local::Client(sub) = local {
             return match question_of(self.clients.thread.server_version(), sub) {
                 Some(question) => self.ask_permission_for(sub, question).await,
@@ -63,34 +63,38 @@ impl Client {
     }
 
     /// What is known of a permission, as far as that is enough. What has been known for long is asked for again meanwhile.
-    fn known_permission(&self, sub: ClientSub, question: &[&str]) -> Option<Permission> {
+    fn known_permission(&self, sub: ClientSub, question: &[&str]) -> Option<PermissionResult> {
         let upstream = &self.clients.upstream;
         let user = self.session.state.user.as_deref();
         let known = self.clients.thread.permission(user, sub);
         if self.clients.thread.says_busy()
             && !upstream.is_away()
-            && !matches!(known, Known::Now(Err(_)))
+            && !matches!(known, KnownPermission::Now(Err(_)))
         {
             // Who may is told that it is busy, as long as it is.
             return None;
         }
         match known {
-            Known::Now(permission) => Some(permission),
+            KnownPermission::Now(permission) => Some(permission),
             // It cannot say otherwise now.
-            Known::Before(permission) if upstream.is_away() => Some(permission),
-            Known::Before(permission) if !concerns_others(sub) => {
+            KnownPermission::Before(permission) if upstream.is_away() => Some(permission),
+            KnownPermission::Before(permission) if !concerns_others(sub) => {
                 self.clients.thread.renews_permission(user, sub);
                 let upstream = Rc::clone(upstream);
                 let asking = upstream.ask_permission(self.asker(), sub, encode_request(question));
                 tokio::task::spawn_local(async move { drop(asking.await) });
                 Some(permission)
             }
-            Known::Nothing if upstream.is_away() && !concerns_others(sub) => Some(Ok(())),
+            KnownPermission::Nothing if upstream.is_away() && !concerns_others(sub) => Some(Ok(())),
             _ => None,
         }
     }
 
-    async fn ask_permission_for(&mut self, sub: ClientSub, question: &[&str]) -> Told<Permission> {
+    async fn ask_permission_for(
+        &mut self,
+        sub: ClientSub,
+        question: &[&str],
+    ) -> Told<PermissionResult> {
         let upstream = Rc::clone(&self.clients.upstream);
         let asking = upstream.ask_permission(self.asker(), sub, encode_request(question));
         if concerns_others(sub) {

@@ -12,7 +12,7 @@ use super::slow::Told;
 use super::task::{Client, Wait};
 use crate::command::{CommandId, Delays, PinReason, changes_modules, is_container, outlasts_reset};
 use crate::exchange::RequestKind;
-use crate::identity::Flag;
+use crate::identity::ClientFlag;
 use crate::resp::Request;
 use crate::server::ListHint;
 use crate::session::{Change, PinnedCommand, State, Stream};
@@ -193,7 +193,7 @@ impl Client {
                     stands_in: reason == PinReason::Stalled,
                     ..PinUse::default()
                 };
-                self.flag(Flag::Pinned, true);
+                self.flag(ClientFlag::Pinned, true);
                 self.pin = Some(pin);
             }
             Err(error) => self.refusing = Some(refusal(error)),
@@ -209,15 +209,15 @@ impl Client {
             self.take_up_exec();
         }
         let Some(pin) = &self.pin else { return };
-        self.flag(Flag::Blocked, false);
+        self.flag(ClientFlag::Blocked, false);
         let is_clear = {
             let transaction = self.outlet.transaction();
-            self.flag(Flag::Multi, transaction.open);
-            self.card.multi.set(transaction.commands);
-            self.flag(Flag::Watching, transaction.watching);
+            self.flag(ClientFlag::Multi, transaction.open);
+            self.record.multi.set(transaction.commands);
+            self.flag(ClientFlag::Watching, transaction.watching);
             if let Some(stream) = transaction.stream {
                 match stream {
-                    Stream::Commands => self.flag(Flag::Monitor, true),
+                    Stream::Commands => self.flag(ClientFlag::Monitor, true),
                     // Whether it is subscribed its confirmations say.
                     Stream::Messages | Stream::Debugger => {}
                 }
@@ -227,7 +227,7 @@ impl Client {
         };
         self.entry
             .may_be_silent
-            .set(self.pin_use.keeps || self.card.has(Flag::Pubsub));
+            .set(self.pin_use.keeps || self.record.has(ClientFlag::Pubsub));
         if !pin.link().is_alive() || pin.link().is_raw() || self.pin_use.is_fresh {
             return;
         }
@@ -239,7 +239,7 @@ impl Client {
             return;
         }
         *self.entry.pinned.borrow_mut() = None;
-        self.flag(Flag::Pinned, false);
+        self.flag(ClientFlag::Pinned, false);
         // What it has written there is on a connection of the past.
         self.has_written = true;
         if let Some(pin) = self.pin.take()
@@ -379,7 +379,7 @@ impl Client {
 
     /// The requests behind a blocking call wait for its reply, so that they do not run when the client leaves meanwhile.
     pub(super) fn block(&mut self) {
-        self.flag(Flag::Blocked, true);
+        self.flag(ClientFlag::Blocked, true);
         self.entry.may_be_silent.set(true);
         self.wait = Wait::Answers;
     }

@@ -24,7 +24,7 @@ use super::serve::Awaited;
 use super::slow::Told;
 use super::task::Client;
 use crate::failover::Node;
-use crate::identity::{Card, Flag};
+use crate::identity::{ClientFlag, ClientRecord};
 use crate::resp::ReplyScanner;
 use crate::resp::speak::encode_request;
 use crate::session::{OwnCommand, OwnElement, OwnElements};
@@ -73,7 +73,7 @@ pub struct Redirection {
     /// Of the connection, since it was ended here.
     closing: RefCell<SocketEnd>,
     /// The client whose they are: closed when one of them is lost. `None`: it has left, or has forgotten what it tracked.
-    owner: RefCell<Option<(Rc<Outlet>, Arc<Card>)>>,
+    owner: RefCell<Option<(Rc<Outlet>, Arc<ClientRecord>)>>,
     /// What this turn has brought.
     pending: RefCell<Vec<u8>>,
     post: Arc<Post>,
@@ -83,7 +83,7 @@ pub struct Redirection {
 impl Redirection {
     pub(super) fn new(
         clients: &Rc<Clients>,
-        owner: (Rc<Outlet>, Arc<Card>),
+        owner: (Rc<Outlet>, Arc<ClientRecord>),
         pin: Pin,
         to: u64,
     ) -> Rc<Self> {
@@ -236,28 +236,30 @@ impl Redirection {
             return false;
         }
         let owner = self.owner.borrow();
-        owner.as_ref().is_some_and(|(_, card)| self.is_minded(card))
+        owner
+            .as_ref()
+            .is_some_and(|(_, record)| self.is_minded(record))
     }
 
     /// Whether its owner remembers anything that could be outdated.
-    fn is_minded(&self, owner: &Card) -> bool {
-        !self.is_over.get() || owner.has(Flag::Tracking)
+    fn is_minded(&self, owner: &ClientRecord) -> bool {
+        !self.is_over.get() || owner.has(ClientFlag::Tracking)
     }
 
     /// So many invalidations were for a client that has left: the owner is told as the server tells it when it finds the connection gone.
     fn tell_broken(&self, times: usize) {
         let owner = self.owner.borrow();
-        let Some((outlet, card)) = &*owner else {
+        let Some((outlet, record)) = &*owner else {
             return;
         };
-        if !self.is_minded(card) {
+        if !self.is_minded(record) {
             return;
         }
         if !self.is_over.get() {
             self.is_broken.set(true);
-            card.raise(Flag::BrokenRedirection);
+            record.raise(ClientFlag::BrokenRedirection);
         }
-        if card.resp.get() == 3 {
+        if record.resp.get() == 3 {
             outlet.push(&broken_redirection(self.to).repeat(times));
         }
     }
@@ -538,12 +540,12 @@ impl ClientEntry {
     /// Whether it has a subscription, by the last confirmation that was placed with it: Redis asks no more of a RESP2 client to which
     /// invalidations are redirected, not even that it is subscribed to `__redis__:invalidate`.
     fn is_subscribed(&self) -> bool {
-        self.card.has(Flag::Pubsub)
+        self.record.has(ClientFlag::Pubsub)
     }
 
     /// Passes on invalidations that were redirected to it.
     fn invalidated(&self, frames: &[u8]) {
-        if self.card.resp.get() == 3 {
+        if self.record.resp.get() == 3 {
             self.outlet.push(frames);
         } else if self.is_subscribed() {
             self.outlet.push(&as_messages(frames));

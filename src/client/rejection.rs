@@ -2,11 +2,11 @@
 
 use std::time::Instant;
 
-use crate::admission::{Admission, Refusal};
+use crate::admission::{Admission, AdmissionRefusal};
 use crate::identity::Identity;
 
 /// Counts a rejection and logs it, as often as its group's lines may come.
-pub fn tell_rejection(admission: &Admission, refusal: &Refusal, identity: &Identity) {
+pub fn tell_rejection(admission: &Admission, refusal: &AdmissionRefusal, identity: &Identity) {
     if let Some(line) = admission.rejected(refusal, Instant::now()) {
         tell_of(identity, &format!("rejected: {refusal}{line}"));
     }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::task::{Client, Wait};
 use crate::command::{CommandId, Delays, DenySet, Learned, Local, PinReason, TransactionCommand};
 use crate::exchange::{RequestKind, Show};
-use crate::identity::{Flag, NO_COMMAND};
+use crate::identity::{ClientFlag, NO_COMMAND};
 use crate::resp::speak::encode_request;
 use crate::resp::{Request, RequestViolation, Scan, split_inline};
 use crate::session::{Block, Route, Routed, Rules, block, route};
@@ -211,7 +211,7 @@ impl Client {
     /// What the server would answer the client's user whose rules do not permit the command `name`.
     #[cold]
     pub(super) fn not_permitted(&self, name: &str) -> Vec<u8> {
-        let identity = self.card.identity();
+        let identity = self.record.identity();
         no_permission(
             self.clients.thread.server_version(),
             identity.shown_user(),
@@ -233,7 +233,7 @@ impl Client {
     #[inline]
     fn is_sharing(&self, length: usize) -> bool {
         self.pin.is_none()
-            && !self.card.has(Flag::Pubsub)
+            && !self.record.has(ClientFlag::Pubsub)
             && self.refusing.is_none()
             && self.unplaced.is_none()
             && self.session.reply == crate::session::ReplyMode::On
@@ -265,7 +265,7 @@ impl Client {
     /// Counts requests that are on their way or answered.
     pub(super) fn count(&mut self, count: u32, last: Option<CommandId>) {
         self.pin_use.is_fresh = false;
-        self.card.commands.add(u64::from(count));
+        self.record.commands.add(u64::from(count));
         self.note_command(last);
         self.clients
             .thread
@@ -278,10 +278,10 @@ impl Client {
     /// Shows what the client has sent last, and when.
     #[inline]
     pub(super) fn note_command(&self, command: Option<CommandId>) {
-        self.card
+        self.record
             .last_active_ms
             .set(self.clients.thread.clock.now_ms());
-        self.card
+        self.record
             .last_command
             .set(command.map_or(NO_COMMAND, u32::from));
     }

@@ -5,8 +5,8 @@ use std::rc::Rc;
 
 use super::clients::Clients;
 use super::task::{Client, Wait};
-use crate::identity::Card;
-use crate::memory::{Holder, Stalls, who_goes};
+use crate::identity::ClientRecord;
+use crate::memory::{MemoryHolder, ReplyStalls, who_goes};
 use crate::telemetry::{Bound, Disconnect, Throttle};
 use crate::transport::queued_bytes;
 
@@ -16,7 +16,7 @@ const NEXT_TO_NOTHING: u64 = 4 * 1024;
 /// What a worker knows of those who hold too much.
 #[derive(Debug, Default)]
 pub(super) struct Room {
-    stalls: RefCell<Stalls>,
+    stalls: RefCell<ReplyStalls>,
     /// Another worker has the largest holder, and has been told so in this tick.
     has_told: Cell<bool>,
     shed_line: Throttle,
@@ -55,7 +55,7 @@ impl Clients {
             return;
         };
         let holders = entries.iter().filter(|(_, held)| !held.outlet.is_closed());
-        let holders = holders.map(|(&id, held)| Holder {
+        let holders = holders.map(|(&id, held)| MemoryHolder {
             id,
             bytes: held.outlet.held_bytes() as u64,
         });
@@ -70,7 +70,7 @@ impl Clients {
             entry.outlet.shed();
             if let Some(others) = self.room.shed_line.write(self.thread.clock.now_micros()) {
                 tracing::warn!(
-                    client = %entry.card.peer(),
+                    client = %entry.record.peer(),
                     held = holder.bytes,
                     others,
                     "a client was closed: limits.max_memory left no room, and it held the most"
@@ -101,12 +101,12 @@ impl Clients {
                 continue;
             }
             let held = outlet.held_replies_bytes() as u64;
-            entry.card.output_bytes.set(held);
+            entry.record.output_bytes.set(held);
             if outlet.is_over() && !self.room.stalls.borrow().knows(id) {
-                self.tell_over(&entry.card, held);
+                self.tell_over(&entry.record, held);
             }
             if outlet.is_over() {
-                let moved = outlet.bytes_out() + entry.card.bytes_in.get();
+                let moved = outlet.bytes_out() + entry.record.bytes_in.get();
                 unread.push((id, moved));
             }
         }
@@ -137,11 +137,11 @@ impl Clients {
 
 impl Clients {
     /// Counts and tells that a client has come to its bound.
-    fn tell_over(&self, card: &Card, held: u64) {
+    fn tell_over(&self, record: &ClientRecord, held: u64) {
         self.thread.counters.bound(Bound::OutputBuffer).add(1);
         if let Some(others) = self.room.waits_line.write(self.thread.clock.now_micros()) {
             tracing::warn!(
-                client = %card.peer(),
+                client = %record.peer(),
                 held,
                 others,
                 "a client leaves more unread than limits.max_client_buffer: its requests wait until it reads"

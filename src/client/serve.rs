@@ -375,7 +375,7 @@ impl Client {
         if !is_gathered {
             self.is_drained = read < READ_SIZE;
         }
-        self.card.bytes_in.add(read as u64);
+        self.record.bytes_in.add(read as u64);
         clients
             .thread
             .counters

@@ -4,7 +4,7 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use crate::memory::{Account, Holding};
+use crate::memory::{HeldBytes, MemoryAccount};
 use crate::transport::READ_SIZE;
 
 /// Smaller ones are cheap to have anew. Where freed memory goes back at once those of 100 KB are not: without them SET of as
@@ -27,15 +27,15 @@ const TICKS: usize = 8;
 #[derive(Debug)]
 pub(super) struct SpareBuffers {
     buffers: RefCell<Vec<Vec<u8>>>,
-    holding: Holding,
+    holding: HeldBytes,
 }
 
 impl SpareBuffers {
     /// None are kept yet.
-    pub(super) fn new(account: &Rc<Account>) -> Self {
+    pub(super) fn new(account: &Rc<MemoryAccount>) -> Self {
         Self {
             buffers: RefCell::default(),
-            holding: Holding::new(account),
+            holding: HeldBytes::new(account),
         }
     }
 
@@ -89,10 +89,10 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::memory::Memory;
+    use crate::memory::MemoryRoom;
 
-    fn account(limit: u64) -> Rc<Account> {
-        Account::new(Arc::new(Memory::new(limit, 1)), 0)
+    fn account(limit: u64) -> Rc<MemoryAccount> {
+        MemoryAccount::new(Arc::new(MemoryRoom::new(limit, 1)), 0)
     }
 
     #[test]
@@ -135,7 +135,7 @@ mod tests {
         let account = account(16 << 20);
         let spares = SpareBuffers::new(&account);
         spares.keep(vec![1; LARGEST]);
-        let client = Holding::new(&account);
+        let client = HeldBytes::new(&account);
         client.set(14 << 20);
         spares.keep(vec![1; LARGEST]);
         assert_eq!(account.held(), (LARGEST + (14 << 20)) as u64);

@@ -13,7 +13,7 @@ use super::serve::Awaited;
 use super::task::Client;
 use crate::command::{CommandId, Delays, Local, PinReason, spec};
 use crate::fanout::{ChannelAudiences, TopicKind};
-use crate::identity::Flag;
+use crate::identity::ClientFlag;
 use crate::resp::Request;
 use crate::resp::speak::{error, push_bulk, push_header};
 use crate::session::{Protocol, Route, Routed, malformed};
@@ -47,7 +47,7 @@ impl Client {
             Some(Err(reply)) => self.reply(&reply),
             None => {
                 let subscriptions = self.subscriptions();
-                subscriptions.abandon(self.card.id());
+                subscriptions.abandon(self.record.id());
                 // While the server is there and takes respool, what is waited for is a place, or the turn to connect; or else its
                 // answer.
                 let upstream = &self.clients.upstream;
@@ -116,20 +116,20 @@ impl Client {
     /// Shows what the client is subscribed to.
     pub(super) fn note_subscriptions(&mut self) {
         self.note_kept(0);
-        let counts = self.subscriptions().counts(self.card.id());
+        let counts = self.subscriptions().counts(self.record.id());
         let shown = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
-        self.card.channels.set(shown(counts.channels));
-        self.card.patterns.set(shown(counts.patterns));
-        self.card.shard_channels.set(shown(counts.shard_channels));
+        self.record.channels.set(shown(counts.channels));
+        self.record.patterns.set(shown(counts.patterns));
+        self.record.shard_channels.set(shown(counts.shard_channels));
         let is_subscribed = counts.total() > 0;
-        self.flag(Flag::Pubsub, is_subscribed);
+        self.flag(ClientFlag::Pubsub, is_subscribed);
         self.entry.may_be_silent.set(is_subscribed);
         self.is_listening = is_subscribed && self.session.state.protocol == Protocol::Resp2;
     }
 
     /// The client is subscribed to nothing any more.
     pub(super) fn unsubscribe_all(&mut self) {
-        while self.subscriptions().leave_some(self.card.id()) {}
+        while self.subscriptions().leave_some(self.record.id()) {}
         self.note_subscriptions();
     }
 
@@ -162,7 +162,7 @@ impl Client {
 
     /// Whether a request is PING of a subscriber.
     pub(super) fn is_ping_of_subscriber(&self, command: Option<CommandId>) -> bool {
-        self.card.has(Flag::Pubsub) && is_ping(command)
+        self.record.has(ClientFlag::Pubsub) && is_ping(command)
     }
 }
 

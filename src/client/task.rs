@@ -17,9 +17,9 @@ use super::restrictions::Restrictions;
 use super::sent_ahead::SentAhead;
 use super::serve::Awaited;
 use super::slow::{NextStory, SlowRequest};
-use crate::admission::{Permit, Refusal};
+use crate::admission::{AdmissionRefusal, ClientPermit};
 use crate::command::PinReason;
-use crate::identity::{Arrival, CardGuard, Flag, Identity, Peer};
+use crate::identity::{ClientArrival, ClientFlag, Identity, Peer, RegisteredClient};
 use crate::resp::RequestScanner;
 use crate::session::{ReplyMode, Session, UnplacedTransaction};
 use crate::telemetry::{Bound, Disconnect};
@@ -31,7 +31,7 @@ pub struct Arrived {
     /// Its socket.
     pub stream: Stream,
     /// Its place.
-    pub permit: Permit,
+    pub permit: ClientPermit,
     /// Who it is.
     pub identity: Identity,
     /// Where it connected to.
@@ -96,8 +96,8 @@ pub struct Client {
     pub(super) stream: Rc<Stream>,
     pub(super) outlet: Rc<Outlet>,
     pub(super) entry: Rc<ClientEntry>,
-    pub(super) card: CardGuard,
-    pub(super) permit: Permit,
+    pub(super) record: RegisteredClient,
+    pub(super) permit: ClientPermit,
     pub(super) session: Session,
     pub(super) scanner: RequestScanner,
     /// The request whose story is to begin.
@@ -124,7 +124,7 @@ pub struct Client {
     pub(super) is_drained: bool,
     /// It will be closed for this once its replies are out.
     pub(super) ending: Option<Disconnect>,
-    pub(super) rejected: Option<Box<Refusal>>,
+    pub(super) rejected: Option<Box<AdmissionRefusal>>,
     /// What stands between its requests and where they go.
     pub(super) restrictions: Restrictions,
     pub(super) is_at_end: bool,
@@ -150,7 +150,7 @@ impl Client {
         let stream = Rc::new(stream);
         let group = permit.group().index() as u32;
         let now_ms = clients.thread.clock.now_ms();
-        let card = clients.registry.register(Arrival {
+        let record = clients.registry.register(ClientArrival {
             identity,
             laddr,
             fd,
@@ -158,10 +158,10 @@ impl Client {
             now_ms,
         });
         clients.thread.account.enter(standing_bytes(&stream));
-        let outlet = clients.outlet(&stream, card.card());
+        let outlet = clients.outlet(&stream, record.record());
         let entry = Rc::new(ClientEntry::new(
             Rc::clone(&outlet),
-            Arc::clone(card.card()),
+            Arc::clone(record.record()),
             arrived_micros,
             clients.guest(),
             clients.idle_timeout(group as usize),
@@ -170,14 +170,14 @@ impl Client {
         clients
             .entries
             .borrow_mut()
-            .insert(card.id(), Rc::clone(&entry));
+            .insert(record.id(), Rc::clone(&entry));
         let mut client = Box::new(Self {
             session: Session::new(clients.guest()),
             clients,
             stream,
             outlet,
             entry,
-            card,
+            record,
             permit,
             scanner: RequestScanner::default(),
             slow: None,
@@ -258,7 +258,7 @@ impl Client {
     pub(super) fn log_admission(&mut self) {
         let lines = [self.permit.warning.take(), self.permit.observed.take()];
         for line in lines.into_iter().flatten() {
-            tell_of(&self.card.identity(), &line);
+            tell_of(&self.record.identity(), &line);
         }
     }
 
@@ -285,11 +285,11 @@ impl Client {
             || self.pin.as_ref().is_some_and(|pin| pin.link().is_blocked())
     }
 
-    pub(super) fn flag(&self, flag: Flag, on: bool) {
+    pub(super) fn flag(&self, flag: ClientFlag, on: bool) {
         if on {
-            self.card.raise(flag);
+            self.record.raise(flag);
         } else {
-            self.card.lower(flag);
+            self.record.lower(flag);
         }
     }
 
@@ -312,7 +312,7 @@ impl Client {
             .group(self.group())
             .disconnect(reason)
             .add(1);
-        self.clients.closed(&self.card, reason);
+        self.clients.closed(&self.record, reason);
     }
 
     pub(super) fn now(&self) -> Instant {
@@ -331,8 +331,8 @@ impl Drop for Client {
                 .disconnect(Disconnect::Panic)
                 .add(1);
         }
-        self.subscriptions().leave(self.card.id());
-        self.clients.uploads.borrow_mut().remove(&self.card.id());
+        self.subscriptions().leave(self.record.id());
+        self.clients.uploads.borrow_mut().remove(&self.record.id());
         // In this order: its turn in line, the connections lent to it, its socket, its place.
         self.wait = Wait::Nothing;
         self.clients
@@ -342,7 +342,7 @@ impl Drop for Client {
         self.entry.leave_redirections();
         self.pin.take();
         self.outlet.leave(Disconnect::Closed);
-        self.clients.entries.borrow_mut().remove(&self.card.id());
+        self.clients.entries.borrow_mut().remove(&self.record.id());
         self.entry.pinned.borrow_mut().take();
         self.entry.blocked.borrow_mut().take();
         self.gone = self.entry.evicting.borrow_mut().take();

@@ -7,7 +7,7 @@ use super::clients::{ClientEntry, Clients};
 use super::redirection::RedirectionLook;
 use super::task::Client;
 use crate::config::{AuthMode, Settings};
-use crate::identity::Flag;
+use crate::identity::ClientFlag;
 use crate::telemetry::Disconnect;
 
 /// What one look at all clients goes by.
@@ -102,12 +102,12 @@ impl Client {
         if !is_inside {
             entry.begun_micros.set(0);
             if entry.is_upload.replace(false) {
-                self.clients.uploads.borrow_mut().remove(&self.card.id());
+                self.clients.uploads.borrow_mut().remove(&self.record.id());
             }
             return;
         }
         // Whoever sends, or is read, is not silent.
-        self.card.last_active_ms.set(clock.now_ms());
+        self.record.last_active_ms.set(clock.now_ms());
         let is_another = used > 0 && self.streaming.is_none();
         if is_another || entry.begun_micros.get() == 0 {
             entry.begun_micros.set(clock.now_micros().max(1));
@@ -119,7 +119,7 @@ impl Client {
     /// The client has read more of what is held for it.
     #[cold]
     pub(super) fn note_reading(&self) {
-        self.card
+        self.record
             .last_active_ms
             .set(self.clients.thread.clock.now_ms());
         if self.has_finished() {
@@ -131,10 +131,10 @@ impl Client {
 impl Look<'_> {
     /// Whether the client has taken as long as it may to say who it is.
     fn arrives_for_long(&self, entry: &ClientEntry) -> bool {
-        let since = entry.card.created_ms() * 1000;
+        let since = entry.record.created_ms() * 1000;
         let limit = self.settings.limits.arriving_timeout;
         let is_past = || limit.is_zero() || self.clients.thread.clock.is_past(since, limit);
-        entry.card.has(Flag::Arriving) && is_past()
+        entry.record.has(ClientFlag::Arriving) && is_past()
     }
 
     /// Why the client is to be closed, if it is.
@@ -151,7 +151,7 @@ impl Look<'_> {
             }
         }
         let begun = entry.begun_micros.get();
-        let active = entry.card.last_active_ms.get() * 1000;
+        let active = entry.record.last_active_ms.get() * 1000;
         if !entry.is_waiting.get() {
             if let Some(since) = self.handshake_since(entry, begun)
                 && clock.is_past(since, limits.handshake_timeout)
@@ -175,12 +175,12 @@ impl Look<'_> {
         if self.demands_authentication && unknown != 0 {
             return Some(unknown);
         }
-        let is_first = begun != 0 && entry.card.commands.get() == 0;
+        let is_first = begun != 0 && entry.record.commands.get() == 0;
         (is_first && !entry.is_upload.get()).then_some(begun)
     }
 
     /// Asked of those only that have sent their last byte and wait.
     fn is_full(&self, entry: &ClientEntry) -> bool {
-        self.clients.admission.is_full(&entry.card.identity())
+        self.clients.admission.is_full(&entry.record.identity())
     }
 }

@@ -17,7 +17,7 @@ use super::task::{Client, Wait};
 use crate::command::{CommandId, Delays, PinReason, same_word};
 use crate::exchange::RequestKind;
 use crate::failover::Node;
-use crate::identity::Flag;
+use crate::identity::ClientFlag;
 use crate::resp::speak::{encode_request, push_header};
 use crate::resp::{Request, parse_integer};
 use crate::session::{OwnCommand, PinnedCommand, Protocol, State, Tracking};
@@ -293,7 +293,7 @@ impl Client {
             };
             let counters = self.clients.thread.counters.group(self.group());
             counters.pin(PinReason::Tracking as usize).add(1);
-            let owner = (Rc::clone(&self.outlet), Arc::clone(self.card.card()));
+            let owner = (Rc::clone(&self.outlet), Arc::clone(self.record.record()));
             let redirection = Redirection::new(&self.clients, owner, pin, id);
             self.entry.add_redirection(redirection);
         }
@@ -376,12 +376,12 @@ impl Client {
             (transaction.tracking, is_settled)
         };
         let redirect = tracking.and_then(|tracking| tracking.redirect);
-        self.flag(Flag::Tracking, tracking.is_some());
+        self.flag(ClientFlag::Tracking, tracking.is_some());
         self.flag(
-            Flag::Broadcast,
+            ClientFlag::Broadcast,
             tracking.is_some_and(|tracking| tracking.broadcasts),
         );
-        self.card.redirect.set(redirect.unwrap_or(0));
+        self.record.redirect.set(redirect.unwrap_or(0));
         let all = self.entry.redirections.borrow();
         let current = all
             .iter()
@@ -390,7 +390,7 @@ impl Client {
         let is_broken = current
             .as_ref()
             .is_some_and(|current| current.names().is_broken);
-        self.flag(Flag::BrokenRedirection, is_broken);
+        self.flag(ClientFlag::BrokenRedirection, is_broken);
         let Some(pin) = self.pin.as_ref().filter(|_| !all.is_empty()) else {
             return;
         };

@@ -6,7 +6,7 @@ use super::requests::Next;
 use super::task::{Client, Wait};
 use crate::command::{CommandId, Delays, Local, PinReason, TransactionCommand};
 use crate::exchange::{RequestKind, Show};
-use crate::identity::Flag;
+use crate::identity::ClientFlag;
 use crate::resp::Request;
 use crate::resp::speak::OK;
 use crate::session::{
@@ -126,10 +126,10 @@ impl Client {
         self.unplaced.as_ref().is_some_and(|one| one.is_open())
     }
 
-    /// Shows on the client's card what such a transaction makes of it.
+    /// Shows on the client's record what such a transaction makes of it.
     fn note_unplaced(&self) {
         let is_open = self.unplaced.as_ref().map(|unplaced| unplaced.is_open());
-        self.flag(Flag::Multi, is_open == Some(true));
-        self.flag(Flag::Watching, is_open == Some(false));
+        self.flag(ClientFlag::Multi, is_open == Some(true));
+        self.flag(ClientFlag::Watching, is_open == Some(false));
     }
 }

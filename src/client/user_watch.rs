@@ -13,7 +13,7 @@ use std::time::Duration;
 use super::clients::{ClientEntry, Clients};
 use crate::auth::UserRounds;
 use crate::fanout::{ChannelRights, PUBSUB_KINDS, TopicKind, UserTold};
-use crate::identity::{DEFAULT_USER, Flag};
+use crate::identity::{ClientFlag, DEFAULT_USER};
 use crate::resp::speak::encode_request;
 use crate::session::Credentials;
 use crate::telemetry::{Disconnect, Throttle};
@@ -129,7 +129,7 @@ impl Clients {
                 continue;
             }
             let (id, subscriptions) = (
-                entry.card.id(),
+                entry.record.id(),
                 self.upstream.subscriptions_of(&entry.outlet),
             );
             looked_at += subscriptions.counts(id).total();
@@ -207,8 +207,11 @@ impl Clients {
         credentials: &Rc<Credentials>,
         mut subscribers: Vec<Rc<ClientEntry>>,
     ) {
-        subscribers.retain(|one| one.card.has(Flag::Pubsub));
-        let Some(group) = subscribers.first().map(|one| one.card.group.get() as usize) else {
+        subscribers.retain(|one| one.record.has(ClientFlag::Pubsub));
+        let Some(group) = subscribers
+            .first()
+            .map(|one| one.record.group.get() as usize)
+        else {
             return;
         };
         let mut lost: [HashSet<Rc<[u8]>>; PUBSUB_KINDS.len()] = Default::default();
@@ -216,7 +219,7 @@ impl Clients {
             let mut topics: HashSet<Rc<[u8]>> = HashSet::new();
             for one in &subscribers {
                 let subscriptions = self.upstream.subscriptions_of(&one.outlet);
-                topics.extend(subscriptions.some_topics(one.card.id(), kind, usize::MAX));
+                topics.extend(subscriptions.some_topics(one.record.id(), kind, usize::MAX));
             }
             let topics: Vec<Rc<[u8]>> = topics.into_iter().collect();
             let mut slices: Vec<&[Rc<[u8]>]> = topics.chunks(SLICE).collect();
@@ -242,7 +245,7 @@ impl Clients {
             let is_lost = |kind: TopicKind, topic: &[u8]| lost[kind as usize].contains(topic);
             // Since the server was asked it may have become another user's.
             if one.is_user(|user| Rc::ptr_eq(user, credentials))
-                && subscriptions.has_topic(one.card.id(), is_lost)
+                && subscriptions.has_topic(one.record.id(), is_lost)
             {
                 self.close(&one, Lost::Channel);
             }
@@ -257,7 +260,7 @@ impl Clients {
 
     fn subscribers_of(&self, is_theirs: impl Fn(&Rc<Credentials>) -> bool) -> Vec<Rc<ClientEntry>> {
         let mut theirs = self.entries_of(is_theirs);
-        theirs.retain(|one| one.card.has(Flag::Pubsub));
+        theirs.retain(|one| one.record.has(ClientFlag::Pubsub));
         theirs
     }
 
@@ -277,7 +280,7 @@ impl Clients {
                     "the server has taken a channel from its user that it is subscribed to"
                 }
             };
-            tracing::warn!(client = %entry.card.peer(), unwritten, "a client is closed: {why}");
+            tracing::warn!(client = %entry.record.peer(), unwritten, "a client is closed: {why}");
         }
         entry.outlet.close(Disconnect::PermissionLost);
     }

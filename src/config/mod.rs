@@ -89,7 +89,7 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Reads a whole configuration from `text` as [`load`] would from a file in the current directory.
+    /// Reads a whole configuration from `text` as [`mod@load`] would from a file in the current directory.
     ///
     /// # Errors
     /// All problems are told: of the text, and of the text with this machine.

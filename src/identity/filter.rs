@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::line::letters;
-use super::{Card, Flag, Names, Peer, Registry, shown_user};
+use super::{ClientFlag, ClientNames, ClientRecord, ClientRegistry, Peer, shown_user};
 use crate::resp::speak::encode_request;
 
 /// A class of clients that Redis tells apart.
@@ -26,8 +26,8 @@ pub enum ClientType {
 
 impl ClientType {
     /// Returns the class of a client.
-    pub fn of(card: &Card) -> Self {
-        if card.has(Flag::Pubsub) {
+    pub fn of(record: &ClientRecord) -> Self {
+        if record.has(ClientFlag::Pubsub) {
             Self::Pubsub
         } else {
             Self::Normal
@@ -37,7 +37,7 @@ impl ClientType {
 
 /// Says by what a client may be told. What is not given says nothing of anybody.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-struct Traits {
+struct ClientTraits {
     /// Lists numbers in their order, none of them twice.
     ids: Option<Vec<u64>>,
     class: Option<ClientType>,
@@ -55,15 +55,15 @@ struct Traits {
     database: Option<u32>,
 }
 
-impl Traits {
-    /// Tells for each that is given whether it is true of `card`.
-    fn of<'a>(&'a self, card: &'a Card) -> impl Iterator<Item = bool> + 'a {
+impl ClientTraits {
+    /// Tells for each that is given whether it is true of `record`.
+    fn of<'a>(&'a self, record: &'a ClientRecord) -> impl Iterator<Item = bool> + 'a {
         let is =
             |wanted: &Option<Box<[u8]>>, text: &dyn Fn(&[u8]) -> bool| wanted.as_deref().map(text);
-        let names = self.is_about_names().then(|| card.names());
+        let names = self.is_about_names().then(|| record.names());
         let names = names.as_deref();
         // No name is no text, not even the empty one.
-        let is_named = |wanted: &Option<Box<[u8]>>, name: fn(&Names) -> &[u8]| {
+        let is_named = |wanted: &Option<Box<[u8]>>, name: fn(&ClientNames) -> &[u8]| {
             is(wanted, &|wanted| {
                 !wanted.is_empty() && names.is_some_and(|names| name(names) == wanted)
             })
@@ -71,25 +71,25 @@ impl Traits {
         let told = [
             self.ids
                 .as_ref()
-                .map(|ids| ids.binary_search(&card.id()).is_ok()),
-            self.class.map(|class| ClientType::of(card) == class),
+                .map(|ids| ids.binary_search(&record.id()).is_ok()),
+            self.class.map(|class| ClientType::of(record) == class),
             is(&self.user, &|wanted| {
                 names.is_some_and(|names| wanted == shown_user(&names.user))
             }),
-            is(&self.addr, &|wanted| is_written(card.peer(), wanted)),
-            is(&self.laddr, &|wanted| is_written(card.laddr(), wanted)),
-            is(&self.ip, &|wanted| is_host(card.peer(), wanted)),
+            is(&self.addr, &|wanted| is_written(record.peer(), wanted)),
+            is(&self.laddr, &|wanted| is_written(record.laddr(), wanted)),
+            is(&self.ip, &|wanted| is_host(record.peer(), wanted)),
             is_named(&self.name, |names| &names.name),
             is_named(&self.lib_name, |names| &names.lib_name),
             is_named(&self.lib_ver, |names| &names.lib_ver),
             is(&self.flags, &|wanted| {
-                let flags = letters(card);
+                let flags = letters(record);
                 wanted.iter().all(|flag| flags.as_bytes().contains(flag))
             }),
             is(&self.capabilities, &|wanted| {
-                wanted.iter().all(|_| card.has(Flag::Redirects))
+                wanted.iter().all(|_| record.has(ClientFlag::Redirects))
             }),
-            self.database.map(|database| card.db.get() == database),
+            self.database.map(|database| record.db.get() == database),
         ];
         told.into_iter().flatten()
     }
@@ -139,8 +139,8 @@ fn is_written(thing: impl fmt::Display, wanted: &[u8]) -> bool {
 /// Selects the clients to which all given filters apply.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ClientFilter {
-    is: Traits,
-    is_not: Traits,
+    is: ClientTraits,
+    is_not: ClientTraits,
     max_age_s: Option<u64>,
     idle_s: Option<u64>,
     skip_me: bool,
@@ -149,32 +149,37 @@ pub struct ClientFilter {
 }
 
 impl ClientFilter {
-    /// Tells whether `card` is meant when the client `own_id` asks at `now_ms`.
-    pub fn selects(&self, card: &Card, own_id: u64, now_ms: u64) -> bool {
-        let age_s = now_ms.saturating_sub(card.created_ms()) / 1000;
-        !(self.skip_me && card.id() == own_id)
+    /// Tells whether `record` is meant when the client `own_id` asks at `now_ms`.
+    pub fn selects(&self, record: &ClientRecord, own_id: u64, now_ms: u64) -> bool {
+        let age_s = now_ms.saturating_sub(record.created_ms()) / 1000;
+        !(self.skip_me && record.id() == own_id)
             && self.max_age_s.is_none_or(|least| age_s >= least)
             && self
                 .idle_s
-                .is_none_or(|least| card.idle_ms(now_ms) / 1000 >= least)
-            && self.is.of(card).all(|is| is)
-            && !self.is_not.of(card).any(|is| is)
+                .is_none_or(|least| record.idle_ms(now_ms) / 1000 >= least)
+            && self.is.of(record).all(|is| is)
+            && !self.is_not.of(record).any(|is| is)
     }
 
     /// Returns those who are meant, by their numbers.
-    fn choose(&self, registry: &Registry, own_id: u64, now_ms: u64) -> Vec<Arc<Card>> {
-        let is_meant = |card: &Card| self.selects(card, own_id, now_ms);
+    fn choose(
+        &self,
+        registry: &ClientRegistry,
+        own_id: u64,
+        now_ms: u64,
+    ) -> Vec<Arc<ClientRecord>> {
+        let is_meant = |record: &ClientRecord| self.selects(record, own_id, now_ms);
         match &self.is.ids {
             None => registry.select(is_meant),
             Some(ids) => {
                 let named = ids.iter().filter_map(|&id| registry.find(id));
-                named.filter(|card| is_meant(card)).collect()
+                named.filter(|record| is_meant(record)).collect()
             }
         }
     }
 
     /// Counts how many clients are looked at for that.
-    fn price(&self, registry: &Registry) -> usize {
+    fn price(&self, registry: &ClientRegistry) -> usize {
         self.is
             .ids
             .as_ref()
@@ -208,18 +213,23 @@ impl KillFilter {
         self.is_old_form
     }
 
-    /// Tells whether `card` is meant when the client `own_id` asks at `now_ms`.
-    pub fn selects(&self, card: &Card, own_id: u64, now_ms: u64) -> bool {
-        self.clients.selects(card, own_id, now_ms)
+    /// Tells whether `record` is meant when the client `own_id` asks at `now_ms`.
+    pub fn selects(&self, record: &ClientRecord, own_id: u64, now_ms: u64) -> bool {
+        self.clients.selects(record, own_id, now_ms)
     }
 
     /// Returns those who are meant when the client `own_id` asks at `now_ms`, by their numbers.
-    pub fn choose(&self, registry: &Registry, own_id: u64, now_ms: u64) -> Vec<Arc<Card>> {
+    pub fn choose(
+        &self,
+        registry: &ClientRegistry,
+        own_id: u64,
+        now_ms: u64,
+    ) -> Vec<Arc<ClientRecord>> {
         self.clients.choose(registry, own_id, now_ms)
     }
 
     /// Counts how many clients are looked at for that.
-    pub fn price(&self, registry: &Registry) -> usize {
+    pub fn price(&self, registry: &ClientRegistry) -> usize {
         self.clients.price(registry)
     }
 }
@@ -235,7 +245,12 @@ pub enum ListFilter {
 
 impl ListFilter {
     /// Returns the clients listed when the client `own_id` asks at `now_ms`, in the order of their lines.
-    pub fn choose(&self, registry: &Registry, own_id: u64, now_ms: u64) -> Vec<Arc<Card>> {
+    pub fn choose(
+        &self,
+        registry: &ClientRegistry,
+        own_id: u64,
+        now_ms: u64,
+    ) -> Vec<Arc<ClientRecord>> {
         match self {
             Self::Ids(ids) => ids
                 .iter()
@@ -247,7 +262,7 @@ impl ListFilter {
     }
 
     /// Counts how many clients are looked at for that.
-    pub fn price(&self, registry: &Registry) -> usize {
+    pub fn price(&self, registry: &ClientRegistry) -> usize {
         match self {
             Self::Ids(ids) => ids.len(),
             Self::Clients(filter) => filter.price(registry),

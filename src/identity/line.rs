@@ -2,11 +2,11 @@
 
 use std::fmt::Write as _;
 
-use super::{Card, Flag, NO_COMMAND, shown_user};
+use super::{ClientFlag, ClientRecord, NO_COMMAND, shown_user};
 use crate::texts::ServerVersion;
 
 /// Says which fields the server writes beside those that Redis has written since 6.2.
-struct Fields {
+struct LineFields {
     /// Redis 7.0 added `ssub`, `multi-mem`, `rbs`, `rbp`, `resp`; and subcommands are commands with a name of their own.
     of_7_0: bool,
     /// Redis 7.2 added `lib-name` and `lib-ver`.
@@ -21,7 +21,7 @@ struct Fields {
     totals: bool,
 }
 
-impl Fields {
+impl LineFields {
     fn of(server: ServerVersion) -> Self {
         let capa = server.is_valkey_from((8, 0));
         Self {
@@ -35,62 +35,80 @@ impl Fields {
     }
 }
 
-/// Writes the line of `card`, without a newline. `command_name` gives the full name (`client|list`) of an index in the command table.
+/// Writes the line of `record`, without a newline. `command_name` gives the full name (`client|list`) of an index in the command table.
 /// Figures that only a server has (`qbuf-free`, `argv-mem`, `multi-mem`, `rbs`, `rbp`, `obl`, `io-thread`) are 0; all output waits in one
 /// buffer, so `oll` is 0 or 1 and `omem` its bytes. How many keys are watched the server alone knows: `watch` is 0 or 1.
 pub fn client_line<S: AsRef<str>>(
-    card: &Card,
+    record: &ClientRecord,
     now_ms: u64,
     server: ServerVersion,
     command_name: impl Fn(u32) -> S,
 ) -> String {
     let mut line = String::with_capacity(384);
-    let result = write_line(&mut line, card, now_ms, &Fields::of(server), command_name);
+    let result = write_line(
+        &mut line,
+        record,
+        now_ms,
+        &LineFields::of(server),
+        command_name,
+    );
     debug_assert_eq!(result, Ok(()), "a String takes every write");
     line
 }
 
 fn write_line<S: AsRef<str>>(
     line: &mut String,
-    card: &Card,
+    record: &ClientRecord,
     now_ms: u64,
-    fields: &Fields,
+    fields: &LineFields,
     command_name: impl Fn(u32) -> S,
 ) -> std::fmt::Result {
-    let names = card.names();
+    let names = record.names();
     write!(
         line,
         "id={} addr={} laddr={} fd={} name={} age={} idle={} flags={}",
-        card.id(),
-        card.peer(),
-        card.laddr(),
-        card.fd(),
+        record.id(),
+        record.peer(),
+        record.laddr(),
+        record.fd(),
         shown(&names.name),
-        now_ms.saturating_sub(card.created_ms()) / 1000,
-        card.idle_ms(now_ms) / 1000,
-        letters(card)
+        now_ms.saturating_sub(record.created_ms()) / 1000,
+        record.idle_ms(now_ms) / 1000,
+        letters(record)
     )?;
     if fields.capa {
-        let capa = if card.has(Flag::Redirects) { "r" } else { "" };
+        let capa = if record.has(ClientFlag::Redirects) {
+            "r"
+        } else {
+            ""
+        };
         write!(line, " capa={capa}")?;
     }
-    let (channels, patterns) = (card.channels.get(), card.patterns.get());
-    write!(line, " db={} sub={channels} psub={patterns}", card.db.get())?;
+    let (channels, patterns) = (record.channels.get(), record.patterns.get());
+    write!(
+        line,
+        " db={} sub={channels} psub={patterns}",
+        record.db.get()
+    )?;
     if fields.of_7_0 {
-        write!(line, " ssub={}", card.shard_channels.get())?;
+        write!(line, " ssub={}", record.shard_channels.get())?;
     }
-    let multi = if card.has(Flag::Multi) {
-        i64::from(card.multi.get())
+    let multi = if record.has(ClientFlag::Multi) {
+        i64::from(record.multi.get())
     } else {
         -1
     };
     write!(line, " multi={multi}")?;
     if fields.watch {
-        write!(line, " watch={}", u8::from(card.has(Flag::Watching)))?;
+        write!(
+            line,
+            " watch={}",
+            u8::from(record.has(ClientFlag::Watching))
+        )?;
     }
-    write_memory(line, card, fields)?;
+    write_memory(line, record, fields)?;
     line.push_str(" cmd=");
-    match card.last_command.get() {
+    match record.last_command.get() {
         NO_COMMAND => line.push_str("NULL"),
         index => {
             let name = command_name(index);
@@ -99,15 +117,15 @@ fn write_line<S: AsRef<str>>(
             line.push_str(if fields.of_7_0 { name } else { container });
         }
     }
-    let redirection = if card.has(Flag::Tracking) {
-        card.redirect.get() as i64
+    let redirection = if record.has(ClientFlag::Tracking) {
+        record.redirect.get() as i64
     } else {
         -1
     };
     let user = shown(shown_user(&names.user));
     write!(line, " user={user} redir={redirection}")?;
     if fields.of_7_0 {
-        write!(line, " resp={}", card.resp.get())?;
+        write!(line, " resp={}", record.resp.get())?;
     }
     if fields.library {
         let (name, version) = (shown(&names.lib_name), shown(&names.lib_ver));
@@ -120,19 +138,19 @@ fn write_line<S: AsRef<str>>(
         write!(
             line,
             " tot-net-in={} tot-net-out={} tot-cmds={}",
-            card.bytes_in.get(),
-            card.bytes_out.get(),
-            card.commands.get()
+            record.bytes_in.get(),
+            record.bytes_out.get(),
+            record.commands.get()
         )?;
     }
     Ok(())
 }
 
 /// Writes the fields from `qbuf` to `events`.
-fn write_memory(line: &mut String, card: &Card, fields: &Fields) -> std::fmt::Result {
-    let query = card.query_bytes.get();
-    let output = card.output_bytes.get();
-    let total = query + output + size_of::<Card>() as u64;
+fn write_memory(line: &mut String, record: &ClientRecord, fields: &LineFields) -> std::fmt::Result {
+    let query = record.query_bytes.get();
+    let output = record.output_bytes.get();
+    let total = query + output + size_of::<ClientRecord>() as u64;
     let (pieces, events) = if output > 0 { (1, "rw") } else { (0, "r") };
     write!(line, " qbuf={query} qbuf-free=0 argv-mem=0")?;
     if fields.of_7_0 {
@@ -145,27 +163,27 @@ fn write_memory(line: &mut String, card: &Card, fields: &Fields) -> std::fmt::Re
 }
 
 /// Returns the letters of `flags=`, in Redis' order.
-pub(super) fn letters(card: &Card) -> String {
-    const LETTERS: [(Flag, char); 11] = [
-        (Flag::Monitor, 'O'),
-        (Flag::Pubsub, 'P'),
-        (Flag::Multi, 'x'),
-        (Flag::Blocked, 'b'),
-        (Flag::Tracking, 't'),
-        (Flag::BrokenRedirection, 'R'),
-        (Flag::Broadcast, 'B'),
+pub(super) fn letters(record: &ClientRecord) -> String {
+    const LETTERS: [(ClientFlag, char); 11] = [
+        (ClientFlag::Monitor, 'O'),
+        (ClientFlag::Pubsub, 'P'),
+        (ClientFlag::Multi, 'x'),
+        (ClientFlag::Blocked, 'b'),
+        (ClientFlag::Tracking, 't'),
+        (ClientFlag::BrokenRedirection, 'R'),
+        (ClientFlag::Broadcast, 'B'),
         // Redis: to be closed after its reply. A rejected client is told and then closed.
-        (Flag::Rejected, 'c'),
-        (Flag::Killed, 'A'),
-        (Flag::ReadsReplica, 'r'),
-        (Flag::NoEvict, 'e'),
+        (ClientFlag::Rejected, 'c'),
+        (ClientFlag::Killed, 'A'),
+        (ClientFlag::ReadsReplica, 'r'),
+        (ClientFlag::NoEvict, 'e'),
     ];
     let mut letters = String::new();
     for (flag, letter) in LETTERS {
-        if flag == Flag::ReadsReplica && matches!(card.peer(), super::Peer::Unix(_)) {
+        if flag == ClientFlag::ReadsReplica && matches!(record.peer(), super::Peer::Unix(_)) {
             letters.push('U');
         }
-        if card.has(flag) {
+        if record.has(flag) {
             letters.push(letter);
         }
     }

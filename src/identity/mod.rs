@@ -15,8 +15,8 @@ use std::sync::Arc;
 
 pub use filter::{KillFilter, ListFilter};
 pub use line::client_line;
-pub use record::{Arrival, Card, Flag, NO_COMMAND, Names};
-pub use registry::{CardGuard, Registry};
+pub use record::{ClientArrival, ClientFlag, ClientNames, ClientRecord, NO_COMMAND};
+pub use registry::{ClientRegistry, RegisteredClient};
 
 /// Redis assumes this user for a client that has not authenticated.
 pub const DEFAULT_USER: &[u8] = b"default";

@@ -52,7 +52,7 @@ impl Figure32 {
 /// A condition that a client can be in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
-pub enum Flag {
+pub enum ClientFlag {
     /// It waits in a blocking command.
     Blocked = 1 << 0,
     /// It is between MULTI and EXEC.
@@ -91,7 +91,7 @@ pub enum Flag {
 
 /// Says what a client calls itself.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Names {
+pub struct ClientNames {
     /// Was given by CLIENT SETNAME or HELLO SETNAME; empty: none.
     pub name: Box<[u8]>,
     /// Was given by AUTH or HELLO AUTH; empty: the user `default`.
@@ -102,7 +102,7 @@ pub struct Names {
     pub lib_ver: Box<[u8]>,
 }
 
-impl Names {
+impl ClientNames {
     /// Counts the memory that they take; the name and the user may also be what their group counts by.
     pub fn held_bytes(&self) -> usize {
         2 * (self.name.len() + self.user.len()) + self.lib_name.len() + self.lib_ver.len()
@@ -111,7 +111,7 @@ impl Names {
 
 /// Says what is known of a client when it connects.
 #[derive(Debug, Clone)]
-pub struct Arrival {
+pub struct ClientArrival {
     /// Says who it is.
     pub identity: Identity,
     /// Respool's end of the connection.
@@ -126,7 +126,7 @@ pub struct Arrival {
 
 /// One client, as the others may see it.
 #[derive(Debug)]
-pub struct Card {
+pub struct ClientRecord {
     id: u64,
     peer: Peer,
     laddr: Peer,
@@ -154,7 +154,7 @@ pub struct Card {
     pub group: Figure32,
     /// The index of its last command in the command table, or [`NO_COMMAND`].
     pub last_command: Figure32,
-    /// Counts the commands queued since MULTI; it means something only with [`Flag::Multi`].
+    /// Counts the commands queued since MULTI; it means something only with [`ClientFlag::Multi`].
     pub multi: Figure32,
     /// Counts the channels subscribed to.
     pub channels: Figure32,
@@ -162,15 +162,15 @@ pub struct Card {
     pub patterns: Figure32,
     /// Counts the shard channels subscribed to.
     pub shard_channels: Figure32,
-    /// The client to which its invalidations are redirected, 0: none; it means something only with [`Flag::Tracking`].
+    /// The client to which its invalidations are redirected, 0: none; it means something only with [`ClientFlag::Tracking`].
     pub redirect: Figure64,
     flags: Figure32,
-    names: Mutex<Names>,
+    names: Mutex<ClientNames>,
 }
 
-impl Card {
-    pub(super) fn new(id: u64, arrival: super::Arrival) -> Self {
-        let card = Self {
+impl ClientRecord {
+    pub(super) fn new(id: u64, arrival: super::ClientArrival) -> Self {
+        let record = Self {
             id,
             peer: arrival.identity.peer,
             laddr: arrival.laddr,
@@ -194,17 +194,17 @@ impl Card {
             shard_channels: Figure32::default(),
             redirect: Figure64::default(),
             flags: Figure32::default(),
-            names: Mutex::new(Names {
+            names: Mutex::new(ClientNames {
                 name: arrival.identity.name,
                 user: arrival.identity.user,
-                ..Names::default()
+                ..ClientNames::default()
             }),
         };
-        card.last_active_ms.set(arrival.now_ms);
-        card.resp.set(2);
-        card.group.set(arrival.group);
-        card.last_command.set(NO_COMMAND);
-        card
+        record.last_active_ms.set(arrival.now_ms);
+        record.resp.set(2);
+        record.group.set(arrival.group);
+        record.last_command.set(NO_COMMAND);
+        record
     }
 
     /// Returns the number of the client, unique in the process.
@@ -240,40 +240,44 @@ impl Card {
     /// Tells whether closing it costs it more than its connection: a transaction, a subscription, what is under way.
     pub fn is_busy(&self) -> bool {
         let busy = [
-            Flag::Blocked,
-            Flag::Multi,
-            Flag::Pinned,
-            Flag::Pubsub,
-            Flag::Monitor,
-            Flag::Tracking,
-            Flag::InFlight,
+            ClientFlag::Blocked,
+            ClientFlag::Multi,
+            ClientFlag::Pinned,
+            ClientFlag::Pubsub,
+            ClientFlag::Monitor,
+            ClientFlag::Tracking,
+            ClientFlag::InFlight,
         ];
         busy.into_iter().any(|flag| self.has(flag))
     }
 
     /// Tells whether it holds a place in its group: who was refused, who is arriving and who is an operator holds none.
     pub fn counts_in_group(&self) -> bool {
-        let elsewhere = [Flag::Rejected, Flag::Arriving, Flag::Operator];
+        let elsewhere = [
+            ClientFlag::Rejected,
+            ClientFlag::Arriving,
+            ClientFlag::Operator,
+        ];
         !elsewhere.into_iter().any(|flag| self.has(flag))
     }
 
     /// Tells whether it is in the condition `flag`.
-    pub fn has(&self, flag: Flag) -> bool {
+    pub fn has(&self, flag: ClientFlag) -> bool {
         self.flags.get() & flag as u32 != 0
     }
 
     /// Puts it into the condition `flag`; only the client's worker may.
-    pub fn raise(&self, flag: Flag) {
+    pub fn raise(&self, flag: ClientFlag) {
         self.flags.set(self.flags.get() | flag as u32);
     }
 
     /// Takes it out of the condition `flag`; only the client's worker may.
-    pub fn lower(&self, flag: Flag) {
+    pub fn lower(&self, flag: ClientFlag) {
         self.flags.set(self.flags.get() & !(flag as u32));
     }
 
     /// Returns what it calls itself. It is held for a moment only: the client's worker waits meanwhile.
-    pub fn names(&self) -> MutexGuard<'_, Names> {
+    pub fn names(&self) -> MutexGuard<'_, ClientNames> {
         self.names.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

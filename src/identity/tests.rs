@@ -10,8 +10,8 @@ fn tcp(port: u16) -> Peer {
     Peer::Tcp(SocketAddr::from(([127, 0, 0, 1], port)))
 }
 
-fn arrival(port: u16) -> Arrival {
-    Arrival {
+fn arrival(port: u16) -> ClientArrival {
+    ClientArrival {
         identity: Identity::new(tcp(port), Arc::from("127.0.0.1:7791")),
         laddr: tcp(7791),
         fd: 9,
@@ -20,9 +20,9 @@ fn arrival(port: u16) -> Arrival {
     }
 }
 
-fn on_unix_socket() -> Arrival {
+fn on_unix_socket() -> ClientArrival {
     let path: Arc<str> = Arc::from("/run/r.sock");
-    Arrival {
+    ClientArrival {
         identity: Identity::new(Peer::Unix(Arc::clone(&path)), Arc::from("unix:/run/r.sock")),
         laddr: Peer::Unix(path),
         ..arrival(0)
@@ -67,8 +67,8 @@ const UNIX: &str = "id=1 addr=/run/r.sock:0 laddr=/run/r.sock:0 fd=9 name= age=1
 
 #[test]
 fn a_fresh_client_is_listed_as_redis_lists_it() {
-    let card = Registry::new().register(arrival(53046));
-    let line = client_line(&card, 1_000_999, REDIS, name_of);
+    let record = ClientRegistry::new().register(arrival(53046));
+    let line = client_line(&record, 1_000_999, REDIS, name_of);
     assert_eq!(comparable(&line), comparable(FRESH));
     assert_eq!(fields(&line), fields(FRESH));
 }
@@ -80,119 +80,119 @@ const ON_VALKEY: &str = "id=7 addr=127.0.0.1:37404 laddr=127.0.0.1:7791 fd=9 nam
 
 #[test]
 fn every_server_has_fields_of_its_own() {
-    let card = Registry::new().register(arrival(37404));
-    card.last_command.set(1);
-    card.bytes_in.set(26);
+    let record = ClientRegistry::new().register(arrival(37404));
+    record.last_command.set(1);
+    record.bytes_in.set(26);
     for (server, seen) in [
         (ServerVersion::redis(6, 2, 5), ON_6_2),
         (ServerVersion::redis(8, 2, 3), ON_8_2),
         (ServerVersion::valkey(8, 1, 8), ON_VALKEY),
         (VALKEY, ON_VALKEY),
     ] {
-        let line = client_line(&card, 1_000_000, server, name_of);
+        let line = client_line(&record, 1_000_000, server, name_of);
         assert_eq!(fields(&line), fields(seen), "{server:?}");
         let tail = |line: &str| line[line.find(" cmd=").expect("it has one")..].to_owned();
         assert_eq!(tail(&line), tail(seen), "{server:?}");
     }
-    let of_7_2 = client_line(&card, 1_000_000, ServerVersion::valkey(7, 2, 4), name_of);
+    let of_7_2 = client_line(&record, 1_000_000, ServerVersion::valkey(7, 2, 4), name_of);
     assert!(of_7_2.ends_with(" resp=2 lib-name= lib-ver="), "{of_7_2}");
-    card.raise(Flag::Redirects);
-    card.raise(Flag::ReadsReplica);
-    card.raise(Flag::Watching);
-    let line = client_line(&card, 1_000_000, VALKEY, name_of);
+    record.raise(ClientFlag::Redirects);
+    record.raise(ClientFlag::ReadsReplica);
+    record.raise(ClientFlag::Watching);
+    let line = client_line(&record, 1_000_000, VALKEY, name_of);
     assert!(line.contains(" flags=r capa=r db=0 "), "{line}");
     assert!(line.contains(" multi=-1 watch=1 "), "{line}");
 }
 
 #[test]
 fn conditions_are_listed_as_redis_lists_them() {
-    let card = Registry::new().register(arrival(53006));
-    card.raise(Flag::Tracking);
-    card.raise(Flag::InFlight);
-    card.db.set(3);
-    card.resp.set(3);
-    card.last_command.set(2);
-    card.last_active_ms.set(1_001_000);
+    let record = ClientRegistry::new().register(arrival(53006));
+    record.raise(ClientFlag::Tracking);
+    record.raise(ClientFlag::InFlight);
+    record.db.set(3);
+    record.resp.set(3);
+    record.last_command.set(2);
+    record.last_active_ms.set(1_001_000);
     assert_eq!(
-        comparable(&client_line(&card, 1_002_000, REDIS, name_of)),
+        comparable(&client_line(&record, 1_002_000, REDIS, name_of)),
         comparable(TRACKING)
     );
 
-    let card = Registry::new().register(arrival(52984));
-    card.raise(Flag::Multi);
-    card.raise(Flag::Pinned);
-    card.multi.set(1);
-    card.last_command.set(0);
-    card.names().name = Box::from(&b"multi"[..]);
+    let record = ClientRegistry::new().register(arrival(52984));
+    record.raise(ClientFlag::Multi);
+    record.raise(ClientFlag::Pinned);
+    record.multi.set(1);
+    record.last_command.set(0);
+    record.names().name = Box::from(&b"multi"[..]);
     assert_eq!(
-        comparable(&client_line(&card, 1_001_000, REDIS, name_of)),
+        comparable(&client_line(&record, 1_001_000, REDIS, name_of)),
         comparable(IN_MULTI)
     );
 
-    let card = Registry::new().register(arrival(52996));
-    card.raise(Flag::Pubsub);
-    card.channels.set(2);
-    card.patterns.set(1);
-    card.shard_channels.set(1);
-    card.last_command.set(3);
-    card.last_active_ms.set(1_001_000);
+    let record = ClientRegistry::new().register(arrival(52996));
+    record.raise(ClientFlag::Pubsub);
+    record.channels.set(2);
+    record.patterns.set(1);
+    record.shard_channels.set(1);
+    record.last_command.set(3);
+    record.last_active_ms.set(1_001_000);
     assert_eq!(
-        comparable(&client_line(&card, 1_001_500, REDIS, name_of)),
+        comparable(&client_line(&record, 1_001_500, REDIS, name_of)),
         comparable(SUBSCRIBED)
     );
 
-    let card = Registry::new().register(on_unix_socket());
-    card.last_command.set(1);
+    let record = ClientRegistry::new().register(on_unix_socket());
+    record.last_command.set(1);
     assert_eq!(
-        comparable(&client_line(&card, 1_001_500, REDIS, name_of)),
+        comparable(&client_line(&record, 1_001_500, REDIS, name_of)),
         comparable(UNIX)
     );
 }
 
 #[test]
 fn flag_letters_keep_redis_order() {
-    let registry = Registry::new();
-    let card = registry.register(on_unix_socket());
+    let registry = ClientRegistry::new();
+    let record = registry.register(on_unix_socket());
     let all = [
-        Flag::NoEvict,
-        Flag::Killed,
-        Flag::Rejected,
-        Flag::Tracking,
-        Flag::Blocked,
-        Flag::Multi,
-        Flag::Pubsub,
-        Flag::Monitor,
-        Flag::Watching,
-        Flag::InFlight,
-        Flag::Pinned,
-        Flag::ReadsReplica,
+        ClientFlag::NoEvict,
+        ClientFlag::Killed,
+        ClientFlag::Rejected,
+        ClientFlag::Tracking,
+        ClientFlag::Blocked,
+        ClientFlag::Multi,
+        ClientFlag::Pubsub,
+        ClientFlag::Monitor,
+        ClientFlag::Watching,
+        ClientFlag::InFlight,
+        ClientFlag::Pinned,
+        ClientFlag::ReadsReplica,
     ];
     for flag in all {
-        assert!(!card.has(flag));
-        card.raise(flag);
-        assert!(card.has(flag));
+        assert!(!record.has(flag));
+        record.raise(flag);
+        assert!(record.has(flag));
     }
-    assert!(client_line(&card, 0, REDIS, name_of).contains(" flags=OPxbtcAUre db="));
+    assert!(client_line(&record, 0, REDIS, name_of).contains(" flags=OPxbtcAUre db="));
     for flag in all {
-        card.lower(flag);
+        record.lower(flag);
     }
-    let line = client_line(&card, 0, REDIS, name_of);
+    let line = client_line(&record, 0, REDIS, name_of);
     assert!(line.contains(" flags=U db="), "{line}");
 }
 
 #[test]
 fn unread_replies_and_names_are_shown_and_cannot_forge_fields() {
-    let card = Registry::new().register(arrival(1));
-    card.query_bytes.set(7);
-    card.output_bytes.set(100);
+    let record = ClientRegistry::new().register(arrival(1));
+    record.query_bytes.set(7);
+    record.output_bytes.set(100);
     {
-        let mut names = card.names();
+        let mut names = record.names();
         names.user = Box::from(&b"ann\nid=7 \xff"[..]);
         names.lib_name = Box::from(&b"redis-py"[..]);
         names.lib_ver = Box::from(&b"5.2"[..]);
     }
-    let line = client_line(&card, 1_000_000, ServerVersion::redis(7, 2, 4), name_of);
-    let total = 107 + size_of::<Card>();
+    let line = client_line(&record, 1_000_000, ServerVersion::redis(7, 2, 4), name_of);
+    let total = 107 + size_of::<ClientRecord>();
     assert!(line.contains(&format!(" qbuf=7 qbuf-free=0 argv-mem=0 multi-mem=0 rbs=0 rbp=0 obl=0 oll=1 omem=100 tot-mem={total} events=rw ")), "{line}");
     assert!(
         line.ends_with(" user=ann?id=7?\u{fffd} redir=-1 resp=2 lib-name=redis-py lib-ver=5.2"),
@@ -214,14 +214,18 @@ fn peers_are_shown_as_redis_shows_them() {
 }
 
 #[test]
-fn ten_thousand_idle_cards_stay_small() {
-    assert!(size_of::<Card>() <= 300, "{}", size_of::<Card>());
-    assert!(size_of::<CardGuard>() <= 16);
+fn ten_thousand_idle_records_stay_small() {
+    assert!(
+        size_of::<ClientRecord>() <= 300,
+        "{}",
+        size_of::<ClientRecord>()
+    );
+    assert!(size_of::<RegisteredClient>() <= 16);
 }
 
 #[test]
 fn numbers_are_unique_and_the_list_is_in_their_order() {
-    let registry = Registry::new();
+    let registry = ClientRegistry::new();
     let guards: Vec<_> = (0..5)
         .map(|port| registry.register(arrival(port)))
         .collect();
@@ -229,7 +233,7 @@ fn numbers_are_unique_and_the_list_is_in_their_order() {
         guards.iter().map(|g| g.id()).collect::<Vec<_>>(),
         [1, 2, 3, 4, 5]
     );
-    let kept = Arc::clone(guards[1].card());
+    let kept = Arc::clone(guards[1].record());
     let mut guards = guards.into_iter();
     drop(guards.next());
     drop(guards.next());
@@ -247,7 +251,7 @@ fn numbers_are_unique_and_the_list_is_in_their_order() {
 
 #[test]
 fn threads_register_and_leave_without_losing_or_doubling_a_number() {
-    let registry = Registry::new();
+    let registry = ClientRegistry::new();
     let mut ids: Vec<u64> = std::thread::scope(|scope| {
         let threads: Vec<_> = (0..4)
             .map(|_| {
@@ -274,22 +278,22 @@ fn threads_register_and_leave_without_losing_or_doubling_a_number() {
 
 #[test]
 fn figures_add_up_and_the_identity_is_current() {
-    let card = Registry::new().register(arrival(1));
-    card.commands.add(2);
-    card.commands.add(3);
+    let record = ClientRegistry::new().register(arrival(1));
+    record.commands.add(2);
+    record.commands.add(3);
     assert_eq!(
-        (card.commands.get(), card.group.get(), card.resp.get()),
+        (record.commands.get(), record.group.get(), record.resp.get()),
         (5, 3, 2)
     );
-    assert_eq!(card.idle_ms(1_000_250), 250);
+    assert_eq!(record.idle_ms(1_000_250), 250);
     assert_eq!(
-        card.idle_ms(1),
+        record.idle_ms(1),
         0,
         "a clock read earlier is no negative time"
     );
-    assert_eq!(card.identity().shown_user(), b"default");
-    card.names().user = Box::from(&b"ci"[..]);
-    assert_eq!(card.identity().shown_user(), b"ci");
+    assert_eq!(record.identity().shown_user(), b"default");
+    record.names().user = Box::from(&b"ci"[..]);
+    assert_eq!(record.identity().shown_user(), b"ci");
 }
 
 fn kill(args: &[&str]) -> Result<KillFilter, String> {
@@ -478,16 +482,16 @@ fn list_errors_are_those_of_redis() {
 
 #[test]
 fn kill_selects_by_every_filter() {
-    let registry = Registry::new();
-    let cards: Vec<_> = (5001..=5003)
+    let registry = ClientRegistry::new();
+    let records: Vec<_> = (5001..=5003)
         .map(|port| registry.register(arrival(port)))
         .collect();
-    cards[1].raise(Flag::Pubsub);
-    cards[2].names().user = Box::from(&b"ci"[..]);
+    records[1].raise(ClientFlag::Pubsub);
+    records[2].names().user = Box::from(&b"ci"[..]);
     let now_ms = 1_010_000;
     let selected = |args: &[&str]| {
         let filter = kill(args).expect("the filter is well formed");
-        cards
+        records
             .iter()
             .filter(|c| filter.selects(c, 1, now_ms))
             .map(|c| c.id())
@@ -539,11 +543,11 @@ fn kill_selects_by_every_filter() {
 
 #[test]
 fn list_chooses_by_type_and_in_the_order_of_the_ids() {
-    let registry = Registry::new();
-    let cards: Vec<_> = (1..=3)
+    let registry = ClientRegistry::new();
+    let records: Vec<_> = (1..=3)
         .map(|port| registry.register(arrival(port)))
         .collect();
-    cards[1].raise(Flag::Pubsub);
+    records[1].raise(ClientFlag::Pubsub);
     let chosen = |args: &[&str]| {
         let filter = list(args).expect("the filter is well formed");
         filter
@@ -561,12 +565,12 @@ fn list_chooses_by_type_and_in_the_order_of_the_ids() {
 #[test]
 fn before_7_0_the_id_0_is_everybodys() {
     let older = ServerVersion::redis(6, 2, 5);
-    let registry = Registry::new();
-    let cards = [1, 2].map(|port| registry.register(arrival(port)));
+    let registry = ClientRegistry::new();
+    let records = [1, 2].map(|port| registry.register(arrival(port)));
     let killed = |args: &[&str]| {
         let filter = kill_at(older, args).expect("the filter is well formed");
-        let meant = cards.iter().filter(|card| filter.selects(card, 1, 0));
-        meant.map(|card| card.id()).collect::<Vec<_>>()
+        let meant = records.iter().filter(|record| filter.selects(record, 1, 0));
+        meant.map(|record| record.id()).collect::<Vec<_>>()
     };
     assert_eq!(killed(&["ID", "0"]), [2]);
     assert_eq!(killed(&["ID", "0", "SKIPME", "no"]), [1, 2]);
@@ -576,20 +580,20 @@ fn before_7_0_the_id_0_is_everybodys() {
 
 #[test]
 fn valkey_lists_by_many_filters_and_by_what_a_client_is_not() {
-    let registry = Registry::new();
-    let cards: Vec<_> = (1..=4)
+    let registry = ClientRegistry::new();
+    let records: Vec<_> = (1..=4)
         .map(|port| registry.register(arrival(port)))
         .collect();
-    cards[0].names().name = Box::from(&b"a"[..]);
-    cards[0].names().lib_name = Box::from(&b"l"[..]);
-    cards[1].raise(Flag::Pubsub);
-    cards[2].db.set(5);
-    cards[2].raise(Flag::Redirects);
-    cards[3].last_active_ms.set(1_009_000);
+    records[0].names().name = Box::from(&b"a"[..]);
+    records[0].names().lib_name = Box::from(&b"l"[..]);
+    records[1].raise(ClientFlag::Pubsub);
+    records[2].db.set(5);
+    records[2].raise(ClientFlag::Redirects);
+    records[3].last_active_ms.set(1_009_000);
     let chosen = |args: &[&str]| {
         let filter = list_at(VALKEY, args).expect("the filter is well formed");
         let chosen = filter.choose(&registry, 4, 1_010_000);
-        chosen.iter().map(|card| card.id()).collect::<Vec<_>>()
+        chosen.iter().map(|record| record.id()).collect::<Vec<_>>()
     };
     // Seen, with clients like these.
     for (args, ids) in [
@@ -635,15 +639,16 @@ fn valkey_lists_by_many_filters_and_by_what_a_client_is_not() {
 
 #[test]
 fn whoever_is_meant_is_found_however_many_there_are() {
-    let registry = Registry::new();
-    let cards: Vec<_> = (0..1000)
+    let registry = ClientRegistry::new();
+    let records: Vec<_> = (0..1000)
         .map(|port| registry.register(arrival(port)))
         .collect();
-    let numbers = |found: Vec<Arc<Card>>| found.iter().map(|card| card.id()).collect::<Vec<_>>();
+    let numbers =
+        |found: Vec<Arc<ClientRecord>>| found.iter().map(|record| record.id()).collect::<Vec<_>>();
     for (modulus, count) in [(1, 1000), (3, 333), (256, 3), (1001, 0)] {
         let expected: Vec<_> = (1..=1000).filter(|id| id % modulus == 0).collect();
         assert_eq!(expected.len(), count);
-        let found = registry.select(|card| card.id() % modulus == 0);
+        let found = registry.select(|record| record.id() % modulus == 0);
         assert_eq!(numbers(found), expected);
     }
     let chosen = |args: &[&str]| {
@@ -665,7 +670,7 @@ fn whoever_is_meant_is_found_however_many_there_are() {
         chosen(&["ADDR", "127.0.0.1:512", "NOT-ID", "9", "513", "9"]),
         (1000, vec![])
     );
-    drop(cards);
+    drop(records);
     assert_eq!(chosen(&["SKIPME", "no", "SKIPME", "yes"]), (0, vec![]));
 }
 

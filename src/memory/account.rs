@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use super::Memory;
+use super::MemoryRoom;
 
 /// A worker says what it holds when that has changed by so much: the others know it to within this.
 const STEP: u64 = 64 * 1024;
@@ -13,8 +13,8 @@ const STEP: u64 = 64 * 1024;
 type Act = Rc<dyn Fn()>;
 
 /// Counts what one worker holds for its clients.
-pub struct Account {
-    memory: Arc<Memory>,
+pub struct MemoryAccount {
+    memory: Arc<MemoryRoom>,
     worker: usize,
     held: Cell<u64>,
     /// Counts what of it those still hold who have been told to go.
@@ -27,9 +27,9 @@ pub struct Account {
     shed: RefCell<Option<Act>>,
 }
 
-impl Account {
+impl MemoryAccount {
     /// Makes the account of `worker`, which holds nothing yet.
-    pub fn new(memory: Arc<Memory>, worker: usize) -> Rc<Self> {
+    pub fn new(memory: Arc<MemoryRoom>, worker: usize) -> Rc<Self> {
         Rc::new(Self {
             memory,
             worker,
@@ -47,13 +47,13 @@ impl Account {
         *self.shed.borrow_mut() = Some(shed);
     }
 
-    /// Has `measure` called from now on whenever the process [is to be measured](Memory::is_to_be_measured).
+    /// Has `measure` called from now on whenever the process [is to be measured](MemoryRoom::is_to_be_measured).
     pub fn on_growth(&self, measure: Act) {
         *self.measure.borrow_mut() = Some(measure);
     }
 
     /// Returns the memory of the process.
-    pub fn memory(&self) -> &Memory {
+    pub fn memory(&self) -> &MemoryRoom {
         &self.memory
     }
 
@@ -118,7 +118,7 @@ impl Account {
     }
 }
 
-impl std::fmt::Debug for Account {
+impl std::fmt::Debug for MemoryAccount {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Account({} bytes)", self.held.get())
     }
@@ -126,8 +126,8 @@ impl std::fmt::Debug for Account {
 
 /// Counts what one holder has put on the account.
 #[derive(Debug)]
-pub struct Holding {
-    account: Rc<Account>,
+pub struct HeldBytes {
+    account: Rc<MemoryAccount>,
     /// Counts it in bytes; with [`GOING`] set when the holder has been told to go.
     bytes: Cell<usize>,
 }
@@ -135,9 +135,9 @@ pub struct Holding {
 /// Nobody holds so much that it needs this bit: beside it a flag would cost each client eight bytes.
 const GOING: usize = 1 << (usize::BITS - 1);
 
-impl Holding {
+impl HeldBytes {
     /// Makes a holder that holds nothing yet.
-    pub fn new(account: &Rc<Account>) -> Self {
+    pub fn new(account: &Rc<MemoryAccount>) -> Self {
         Self {
             account: Rc::clone(account),
             bytes: Cell::new(0),
@@ -178,12 +178,12 @@ impl Holding {
     }
 
     /// Returns the account it is on.
-    pub fn account(&self) -> &Rc<Account> {
+    pub fn account(&self) -> &Rc<MemoryAccount> {
         &self.account
     }
 }
 
-impl Drop for Holding {
+impl Drop for HeldBytes {
     fn drop(&mut self) {
         self.set(0);
     }
@@ -191,15 +191,15 @@ impl Drop for Holding {
 
 /// Holds bytes once that many clients wait for.
 #[derive(Debug)]
-pub struct Frame {
+pub struct SharedFrame {
     bytes: Box<[u8]>,
-    _holding: Holding,
+    _holding: HeldBytes,
 }
 
-impl Frame {
+impl SharedFrame {
     /// Holds a copy of `bytes`.
-    pub fn new(bytes: &[u8], account: &Rc<Account>) -> Rc<Self> {
-        let holding = Holding::new(account);
+    pub fn new(bytes: &[u8], account: &Rc<MemoryAccount>) -> Rc<Self> {
+        let holding = HeldBytes::new(account);
         holding.set(bytes.len());
         Rc::new(Self {
             bytes: bytes.into(),
@@ -223,20 +223,20 @@ mod tests {
         fn the_account_is_the_sum_of_what_is_held(
             changes in prop::collection::vec((0usize..5, 0usize..1 << 20, 0u8..4), 1..100),
         ) {
-            let memory = Arc::new(Memory::new(1 << 40, 1));
-            let account = Account::new(Arc::clone(&memory), 0);
-            let mut holders: Vec<Option<Holding>> = (0..5).map(|_| None).collect();
+            let memory = Arc::new(MemoryRoom::new(1 << 40, 1));
+            let account = MemoryAccount::new(Arc::clone(&memory), 0);
+            let mut holders: Vec<Option<HeldBytes>> = (0..5).map(|_| None).collect();
             let mut goes = [false; 5];
             for (index, bytes, what) in changes {
                 match what {
                     0 => (holders[index], goes[index]) = (None, false),
                     1 if holders[index].is_some() => {
-                        holders[index].iter().for_each(Holding::go);
+                        holders[index].iter().for_each(HeldBytes::go);
                         goes[index] = true;
                     }
-                    _ => holders[index].get_or_insert_with(|| Holding::new(&account)).set(bytes),
+                    _ => holders[index].get_or_insert_with(|| HeldBytes::new(&account)).set(bytes),
                 }
-                let held = |holder: &Option<Holding>| holder.as_ref().map_or(0, Holding::bytes) as u64;
+                let held = |holder: &Option<HeldBytes>| holder.as_ref().map_or(0, HeldBytes::bytes) as u64;
                 prop_assert_eq!(account.held(), holders.iter().map(held).sum::<u64>());
                 let going = holders.iter().zip(goes).filter(|(_, goes)| *goes);
                 prop_assert_eq!(account.going.get(), going.map(|(holder, _)| held(holder)).sum::<u64>());
@@ -249,12 +249,12 @@ mod tests {
 
     #[test]
     fn the_first_bytes_too_many_are_noticed_at_once() {
-        let memory = Arc::new(Memory::new(16 << 20, 2));
-        let account = Account::new(Arc::clone(&memory), 0);
+        let memory = Arc::new(MemoryRoom::new(16 << 20, 2));
+        let account = MemoryAccount::new(Arc::clone(&memory), 0);
         let calls = Rc::new(Cell::new(0));
         let counted = Rc::clone(&calls);
         account.on_excess(Rc::new(move || counted.set(counted.get() + 1)));
-        let holding = Holding::new(&account);
+        let holding = HeldBytes::new(&account);
         holding.set(13 << 20);
         assert_eq!(calls.get(), 0);
         holding.set(15 << 20);
@@ -265,15 +265,15 @@ mod tests {
 
     #[test]
     fn what_else_there_is_is_known_before_too_much_is_held() {
-        let memory = Arc::new(Memory::new(64 << 20, 1));
-        let account = Account::new(Arc::clone(&memory), 0);
+        let memory = Arc::new(MemoryRoom::new(64 << 20, 1));
+        let account = MemoryAccount::new(Arc::clone(&memory), 0);
         let measured = Arc::clone(&memory);
         // As much again as is held is on no account.
         account.on_growth(Rc::new(move || measured.measured(2 * measured.held(), 0)));
         let calls = Rc::new(Cell::new(0));
         let counted = Rc::clone(&calls);
         account.on_excess(Rc::new(move || counted.set(counted.get() + 1)));
-        let holding = Holding::new(&account);
+        let holding = HeldBytes::new(&account);
         for kib in (0..27 << 10).step_by(64) {
             holding.set(kib << 10);
         }
@@ -289,9 +289,9 @@ mod tests {
 
     #[test]
     fn nobody_else_goes_for_what_those_hold_who_were_told_to_go() {
-        let memory = Arc::new(Memory::new(16 << 20, 1));
-        let account = Account::new(Arc::clone(&memory), 0);
-        let holding = Holding::new(&account);
+        let memory = Arc::new(MemoryRoom::new(16 << 20, 1));
+        let account = MemoryAccount::new(Arc::clone(&memory), 0);
+        let holding = HeldBytes::new(&account);
         holding.set(15 << 20);
         assert!(memory.is_over() && !account.awaits_room());
         holding.go();
@@ -306,8 +306,8 @@ mod tests {
 
     #[test]
     fn what_is_shared_is_held_until_the_last_lets_go() {
-        let account = Account::new(Arc::new(Memory::new(1 << 30, 1)), 0);
-        let frame = Frame::new(&[0; 1000], &account);
+        let account = MemoryAccount::new(Arc::new(MemoryRoom::new(1 << 30, 1)), 0);
+        let frame = SharedFrame::new(&[0; 1000], &account);
         let other = Rc::clone(&frame);
         drop(frame);
         assert_eq!((account.held(), other.bytes().len()), (1000, 1000));

@@ -8,8 +8,8 @@ mod room;
 mod stall;
 mod strangers;
 
-pub use account::{Account, Frame, Holding};
-pub use order::{Holder, largest_first, who_goes};
-pub use room::Memory;
-pub use stall::Stalls;
-pub use strangers::{Stranger, Strangers};
+pub use account::{HeldBytes, MemoryAccount, SharedFrame};
+pub use order::{MemoryHolder, largest_first, who_goes};
+pub use room::MemoryRoom;
+pub use stall::ReplyStalls;
+pub use strangers::{Stranger, StrangerList};

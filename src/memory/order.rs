@@ -2,7 +2,7 @@
 
 /// A client and what is held for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Holder {
+pub struct MemoryHolder {
     /// The client's number.
     pub id: u64,
     /// Counts its replies, messages and requests, as they are held.
@@ -11,7 +11,7 @@ pub struct Holder {
 
 /// Returns whom to close so that `excess` bytes are given back: the largest holders, and no more of them than it takes. Of equal ones the
 /// youngest goes.
-pub fn largest_first(mut holders: Vec<Holder>, excess: u64) -> Vec<Holder> {
+pub fn largest_first(mut holders: Vec<MemoryHolder>, excess: u64) -> Vec<MemoryHolder> {
     holders.retain(|holder| holder.bytes > 0);
     holders.sort_unstable_by_key(|holder| (holder.bytes, holder.id));
     let mut back = 0;
@@ -27,11 +27,16 @@ pub fn largest_first(mut holders: Vec<Holder>, excess: u64) -> Vec<Holder> {
 
 /// Returns who goes so that `excess` bytes are given back: those first who hold more than `little`, the largest first. Who holds less goes
 /// only for what all of those hold together beyond `most`: one of them gives hardly anything back, and may be there for nothing but a name.
-pub fn who_goes(holders: Vec<Holder>, excess: u64, little: u64, most: u64) -> Vec<Holder> {
+pub fn who_goes(
+    holders: Vec<MemoryHolder>,
+    excess: u64,
+    little: u64,
+    most: u64,
+) -> Vec<MemoryHolder> {
     let (large, small): (Vec<_>, Vec<_>) = holders
         .into_iter()
         .partition(|holder| holder.bytes > little);
-    let sum = |holders: &[Holder]| holders.iter().map(|holder| holder.bytes).sum::<u64>();
+    let sum = |holders: &[MemoryHolder]| holders.iter().map(|holder| holder.bytes).sum::<u64>();
     let mut gone = largest_first(large, excess);
     let left = excess.saturating_sub(sum(&gone));
     let beyond = sum(&small).saturating_sub(most);
@@ -51,11 +56,11 @@ mod tests {
             excess in 0u64..20_000,
         ) {
             let holders: Vec<_> = sizes.iter().enumerate()
-                .map(|(id, &bytes)| Holder { id: id as u64, bytes }).collect();
+                .map(|(id, &bytes)| MemoryHolder { id: id as u64, bytes }).collect();
             let gone = largest_first(holders.clone(), excess);
             let back: u64 = gone.iter().map(|holder| holder.bytes).sum();
             let least = gone.iter().map(|holder| holder.bytes).min().unwrap_or(u64::MAX);
-            let stays = |holder: &&Holder| !gone.contains(holder);
+            let stays = |holder: &&MemoryHolder| !gone.contains(holder);
             prop_assert!(holders.iter().filter(stays).all(|holder| holder.bytes <= least));
             prop_assert!(back >= excess || holders.iter().filter(stays).all(|holder| holder.bytes == 0));
             if let Some(last) = gone.last() {
@@ -71,9 +76,9 @@ mod tests {
         ) {
             const LITTLE: u64 = 50;
             let holders: Vec<_> = sizes.iter().enumerate()
-                .map(|(id, &bytes)| Holder { id: id as u64, bytes }).collect();
+                .map(|(id, &bytes)| MemoryHolder { id: id as u64, bytes }).collect();
             let gone = who_goes(holders.clone(), excess, LITTLE, most);
-            let sum = |holders: &[Holder]| holders.iter().map(|holder| holder.bytes).sum::<u64>();
+            let sum = |holders: &[MemoryHolder]| holders.iter().map(|holder| holder.bytes).sum::<u64>();
             let stay: Vec<_> = holders.into_iter().filter(|holder| !gone.contains(holder)).collect();
             let (large, small): (Vec<_>, Vec<_>) = stay.into_iter().partition(|holder| holder.bytes > LITTLE);
             prop_assert!(sum(&gone) >= excess || (large.is_empty() && sum(&small) <= most));

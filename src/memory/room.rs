@@ -15,7 +15,7 @@ const LEAST: u64 = 16;
 /// Holds what one worker has last said. It is aligned so that no two workers write the same cache line.
 #[derive(Debug, Default)]
 #[repr(align(128))]
-struct Share {
+struct WorkerShare {
     held: AtomicU64,
     going: AtomicU64,
     largest: AtomicU64,
@@ -24,7 +24,7 @@ struct Share {
 
 /// Knows the memory of the process: what its workers hold for clients, and how much they may.
 #[derive(Debug)]
-pub struct Memory {
+pub struct MemoryRoom {
     limit_bytes: AtomicU64,
     room_bytes: AtomicU64,
     resident_bytes: AtomicU64,
@@ -32,7 +32,7 @@ pub struct Memory {
     mapped_bytes: AtomicU64,
     /// Counts what was held when the process was last measured.
     measured_bytes: AtomicU64,
-    shares: Box<[Share]>,
+    shares: Box<[WorkerShare]>,
 }
 
 /// How much may be held for clients when the process has `resident` bytes of which `held` are held for them. What else it
@@ -47,7 +47,7 @@ pub fn room(limit: u64, resident: u64, held: u64, fixed: u64) -> u64 {
         .max(limit / LEAST)
 }
 
-impl Memory {
+impl MemoryRoom {
     /// Makes the memory of a process with so many workers that may have `limit_bytes`.
     pub fn new(limit_bytes: u64, workers: usize) -> Self {
         Self {
@@ -56,7 +56,9 @@ impl Memory {
             resident_bytes: AtomicU64::new(0),
             mapped_bytes: AtomicU64::new(0),
             measured_bytes: AtomicU64::new(0),
-            shares: (0..workers.max(1)).map(|_| Share::default()).collect(),
+            shares: (0..workers.max(1))
+                .map(|_| WorkerShare::default())
+                .collect(),
         }
     }
 
@@ -95,13 +97,13 @@ impl Memory {
 
     /// Counts what all workers hold for clients.
     pub fn held(&self) -> u64 {
-        let held = |share: &Share| share.held.load(Ordering::Relaxed);
+        let held = |share: &WorkerShare| share.held.load(Ordering::Relaxed);
         self.shares.iter().map(held).sum()
     }
 
     /// Counts what the clients take that are there, whatever they do.
     fn standing(&self) -> u64 {
-        let standing = |share: &Share| share.standing.load(Ordering::Relaxed);
+        let standing = |share: &WorkerShare| share.standing.load(Ordering::Relaxed);
         self.shares.iter().map(standing).sum()
     }
 
@@ -113,7 +115,7 @@ impl Memory {
 
     /// Counts what will be held when those have gone who were told to.
     fn staying(&self) -> u64 {
-        let staying = |share: &Share| {
+        let staying = |share: &WorkerShare| {
             let held = share.held.load(Ordering::Relaxed);
             held.saturating_sub(share.going.load(Ordering::Relaxed))
         };
@@ -219,7 +221,7 @@ mod tests {
 
         #[test]
         fn what_goes_makes_room(limit in 16 * MIB..1 << 40, held in 0u64..1 << 41, resident in 0u64..1 << 41) {
-            let memory = Memory::new(limit, 2);
+            let memory = MemoryRoom::new(limit, 2);
             memory.set_held(1, held, 0);
             memory.measured(resident, 0);
             let excess = memory.excess();
@@ -231,7 +233,7 @@ mod tests {
 
     #[test]
     fn the_process_is_measured_by_what_has_come_since() {
-        let memory = Memory::new(64 * MIB, 2);
+        let memory = MemoryRoom::new(64 * MIB, 2);
         memory.measured(10 * MIB, 0);
         assert!(!memory.is_to_be_measured());
         memory.set_held(0, MIB / 2, 0);
@@ -247,8 +249,8 @@ mod tests {
 
     #[test]
     fn what_clients_take_that_are_there_is_no_allocators() {
-        let memory = Memory::new(16 * MIB, 2);
-        let room = |memory: &Memory| memory.room_bytes.load(Ordering::Relaxed);
+        let memory = MemoryRoom::new(16 * MIB, 2);
+        let room = |memory: &MemoryRoom| memory.room_bytes.load(Ordering::Relaxed);
         memory.measured(11 * MIB, 7 * MIB);
         assert_eq!(
             room(&memory),
@@ -269,7 +271,7 @@ mod tests {
 
     #[test]
     fn the_largest_holder_is_known_across_workers() {
-        let memory = Memory::new(64 * MIB, 3);
+        let memory = MemoryRoom::new(64 * MIB, 3);
         memory.set_largest(0, 10);
         memory.set_largest(2, 30);
         assert!(memory.is_largest(2, 30));

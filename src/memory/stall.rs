@@ -5,7 +5,7 @@ use std::time::Duration;
 
 /// Tells how far a client was, and since when.
 #[derive(Debug, Clone, Copy)]
-struct Progress {
+struct ReadProgress {
     moved_bytes: u64,
     since_micros: u64,
     /// Counts the bytes that the kernel had for it and it had not taken, halfway through its time.
@@ -14,11 +14,11 @@ struct Progress {
 
 /// Watches the clients that leave more unread than they may: when they last took any of it.
 #[derive(Debug, Default)]
-pub struct Stalls {
-    seen: HashMap<u64, Progress>,
+pub struct ReplyStalls {
+    seen: HashMap<u64, ReadProgress>,
 }
 
-impl Stalls {
+impl ReplyStalls {
     /// Tells whether this client was among them when they were last looked at.
     pub fn knows(&self, id: u64) -> bool {
         self.seen.contains_key(&id)
@@ -44,7 +44,7 @@ impl Stalls {
         let mut seen = HashMap::with_capacity(over.len());
         let mut stalled = Vec::new();
         for &(id, moved_bytes) in over {
-            let anew = Progress {
+            let anew = ReadProgress {
                 moved_bytes,
                 since_micros: now_micros,
                 queued_bytes: None,
@@ -79,7 +79,7 @@ mod tests {
 
     #[test]
     fn who_takes_something_in_time_is_never_closed() {
-        let mut stalls = Stalls::default();
+        let mut stalls = ReplyStalls::default();
         for turn in 0..1000 {
             assert!(
                 stalls
@@ -91,7 +91,7 @@ mod tests {
 
     #[test]
     fn who_takes_nothing_is_told_once_in_time() {
-        let mut stalls = Stalls::default();
+        let mut stalls = ReplyStalls::default();
         assert!(
             stalls
                 .look(&[(1, 5), (2, 5)], 0, TIMEOUT, |_| None)
@@ -108,7 +108,7 @@ mod tests {
 
     #[test]
     fn who_was_under_its_bound_in_between_begins_anew() {
-        let mut stalls = Stalls::default();
+        let mut stalls = ReplyStalls::default();
         assert!(stalls.look(&[(1, 5)], 0, TIMEOUT, |_| None).is_empty());
         assert!(stalls.look(&[], 50, TIMEOUT, |_| None).is_empty());
         assert!(stalls.look(&[(1, 5)], 120, TIMEOUT, |_| None).is_empty());
@@ -117,7 +117,7 @@ mod tests {
 
     #[test]
     fn who_takes_what_the_kernel_has_is_not_closed() {
-        let mut stalls = Stalls::default();
+        let mut stalls = ReplyStalls::default();
         let mut left = 1_000_000;
         for turn in 0..100 {
             let queued = |_| {

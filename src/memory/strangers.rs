@@ -7,18 +7,18 @@ use std::task::{Context, Poll, Waker};
 
 use slab::Slab;
 
-use super::{Account, Holder, Holding, largest_first};
+use super::{HeldBytes, MemoryAccount, MemoryHolder, largest_first};
 
 /// Lists the strangers of one worker.
 #[derive(Debug)]
-pub struct Strangers {
-    account: Rc<Account>,
+pub struct StrangerList {
+    account: Rc<MemoryAccount>,
     places: RefCell<Slab<Rc<StrangerPlace>>>,
 }
 
 #[derive(Debug)]
 struct StrangerPlace {
-    holding: Holding,
+    holding: HeldBytes,
     is_told: Cell<bool>,
     waker: RefCell<Option<Waker>>,
 }
@@ -26,16 +26,16 @@ struct StrangerPlace {
 /// One who has not been admitted; what it holds is given back when this is dropped.
 #[derive(Debug)]
 pub struct Stranger {
-    strangers: Rc<Strangers>,
+    strangers: Rc<StrangerList>,
     key: usize,
     place: Rc<StrangerPlace>,
     /// Counts what it takes, whatever it does.
     standing: usize,
 }
 
-impl Strangers {
+impl StrangerList {
     /// Makes a list with nobody on it.
-    pub fn new(account: &Rc<Account>) -> Rc<Self> {
+    pub fn new(account: &Rc<MemoryAccount>) -> Rc<Self> {
         Rc::new(Self {
             account: Rc::clone(account),
             places: RefCell::default(),
@@ -46,7 +46,7 @@ impl Strangers {
     pub fn enter(self: &Rc<Self>, standing: usize) -> Stranger {
         self.account.enter(standing);
         let place = Rc::new(StrangerPlace {
-            holding: Holding::new(&self.account),
+            holding: HeldBytes::new(&self.account),
             is_told: Cell::new(false),
             waker: RefCell::default(),
         });
@@ -63,7 +63,7 @@ impl Strangers {
     pub fn make_room(&self, excess: u64) -> usize {
         let places = self.places.borrow();
         let staying = places.iter().filter(|(_, place)| !place.is_told.get());
-        let holders = staying.map(|(key, place)| Holder {
+        let holders = staying.map(|(key, place)| MemoryHolder {
             id: key as u64,
             bytes: place.holding.bytes() as u64,
         });
@@ -123,13 +123,13 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::memory::Memory;
+    use crate::memory::MemoryRoom;
 
     #[test]
     fn the_largest_are_told_and_no_more_than_must() {
-        let memory = Arc::new(Memory::new(16 << 20, 1));
-        let account = Account::new(Arc::clone(&memory), 0);
-        let strangers = Strangers::new(&account);
+        let memory = Arc::new(MemoryRoom::new(16 << 20, 1));
+        let account = MemoryAccount::new(Arc::clone(&memory), 0);
+        let strangers = StrangerList::new(&account);
         let sizes = [70_000, 10_000, 90_000, 0];
         let comers: Vec<_> = sizes.iter().map(|_| strangers.enter(0)).collect();
         for (comer, bytes) in comers.iter().zip(sizes) {
@@ -151,8 +151,8 @@ mod tests {
 
     #[test]
     fn who_is_told_is_woken() {
-        let account = Account::new(Arc::new(Memory::new(16 << 20, 1)), 0);
-        let strangers = Strangers::new(&account);
+        let account = MemoryAccount::new(Arc::new(MemoryRoom::new(16 << 20, 1)), 0);
+        let strangers = StrangerList::new(&account);
         let stranger = strangers.enter(0);
         stranger.hold(1);
         let cx = Context::from_waker(Waker::noop());

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use crate::admission::{Admission, Refusal};
+use crate::admission::{Admission, AdmissionRefusal};
 use crate::client::{Evictor, TellWorkers, tell_rejection};
 use crate::config::Listener;
-use crate::identity::{Identity, Peer, Registry};
+use crate::identity::{ClientRegistry, Identity, Peer};
 use crate::telemetry::{self, Parts};
 use crate::transport::{
     Accepted, AcceptedSocket, Accepting, Acceptor, Bound, ListenerOrder, NextAccepted,
@@ -19,7 +19,7 @@ use crate::worker::{Newcomer, NewcomerPlace, Rejected, Worker, WorkerMessage};
 /// Takes in whoever connects: a newcomer is admitted and handed to a worker, or turned away.
 pub(super) struct ClientIntake {
     pub(super) admission: Arc<Admission>,
-    pub(super) registry: Arc<Registry>,
+    pub(super) registry: Arc<ClientRegistry>,
     pub(super) tell_workers: TellWorkers,
     pub(super) workers: Vec<Worker>,
     pub(super) process: Arc<Process>,
@@ -172,7 +172,13 @@ impl ClientIntake {
             .await;
     }
 
-    async fn make_room(&self, socket: Accepted, identity: Identity, laddr: Peer, refusal: Refusal) {
+    async fn make_room(
+        &self,
+        socket: Accepted,
+        identity: Identity,
+        laddr: Peer,
+        refusal: AdmissionRefusal,
+    ) {
         let now_ms = self.start.elapsed().as_millis() as u64;
         let evictor = Evictor {
             admission: Arc::clone(&self.admission),
@@ -189,7 +195,7 @@ impl ClientIntake {
     }
 
     /// Turns a client away: it is held and answered, or, when enough are held, told at once and closed.
-    async fn reject(&self, socket: Accepted, refusal: &Refusal, identity: &Identity) {
+    async fn reject(&self, socket: Accepted, refusal: &AdmissionRefusal, identity: &Identity) {
         tell_rejection(&self.admission, refusal, identity);
         let explain = self.process.configured.load().limits.explain_rejections;
         let text = refusal.client_text(explain);

@@ -5,7 +5,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use super::signals::{SignalRequest, Signals};
+use super::signals::{SignalRequest, SignalStream};
 use super::watch::PartsWatch;
 use crate::admission::Admission;
 use crate::upstream::Process;
@@ -47,7 +47,7 @@ pub(super) struct ProcessEnd<'a> {
     /// Looks after the parts meanwhile.
     pub(super) watch: PartsWatch,
     /// Brings what the process is asked for.
-    pub(super) signals: Signals,
+    pub(super) signals: SignalStream,
     /// Has the configuration read again.
     pub(super) reload: Box<dyn Fn() + 'a>,
 }

@@ -23,12 +23,12 @@ const PIECE: usize = 4096;
 
 /// Writes the log while the process runs.
 #[derive(Debug)]
-pub(super) struct Logging {
+pub(super) struct ProcessLog {
     shared: Arc<SharedLog>,
     thread: JoinHandle<()>,
 }
 
-impl Logging {
+impl ProcessLog {
     /// Starts logging for the whole process, once: from here on panics are logged, too.
     ///
     /// # Errors

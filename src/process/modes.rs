@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use super::logging::{Logging, say};
+use super::logging::{ProcessLog, say};
 use super::start;
 use super::trial::StartTrial;
 use crate::config::{self, AdminAddress, Problem, Settings};
@@ -19,7 +19,7 @@ pub fn run(path: &Path) -> ExitCode {
     let Some(settings) = load(path) else {
         return ExitCode::FAILURE;
     };
-    let logging = match Logging::start(&settings.log) {
+    let logging = match ProcessLog::start(&settings.log) {
         Ok(logging) => Arc::new(logging),
         Err(error) => return fail(&error),
     };

@@ -15,7 +15,7 @@ use super::listeners::ListenerChanges;
 use crate::admission::Admission;
 use crate::client::ClientMessage;
 use crate::config::{self, AuthMode, ServerLogin, Settings, UpstreamSettings, UpstreamTls};
-use crate::identity::{Card, Registry};
+use crate::identity::{ClientRecord, ClientRegistry};
 use crate::login::OwnLogin;
 use crate::telemetry::{Disconnect, LastReload, LossCause, log};
 use crate::transport::{Connector, EndpointFile, OpenListeners};
@@ -59,7 +59,7 @@ pub(super) struct Reloader {
     pub(super) path: PathBuf,
     pub(super) process: Arc<Process>,
     pub(super) admission: Arc<Admission>,
-    pub(super) registry: Arc<Registry>,
+    pub(super) registry: Arc<ClientRegistry>,
     pub(super) workers: Vec<mpsc::Sender<WorkerMessage>>,
     /// Lists the listeners that are open.
     pub(super) listeners: Arc<OpenListeners>,
@@ -276,17 +276,21 @@ impl Reloader {
             tokio::time::sleep(SETTLED_POLL).await;
         }
         let now_ms = self.process.start.elapsed().as_millis() as u64;
-        let mut cards = self.registry.list();
-        cards.retain(|card| card.counts_in_group());
-        cards.sort_by_cached_key(|card| {
-            let is_busy = card.is_busy();
-            (is_busy, std::cmp::Reverse(card.idle_ms(now_ms)), card.id())
+        let mut records = self.registry.list();
+        records.retain(|record| record.counts_in_group());
+        records.sort_by_cached_key(|record| {
+            let is_busy = record.is_busy();
+            (
+                is_busy,
+                std::cmp::Reverse(record.idle_ms(now_ms)),
+                record.id(),
+            )
         });
         let mut closed: Vec<u64> = Vec::new();
         for (refusal, beyond) in self.admission.excess() {
-            let here = cards.iter().filter(|card| refusal.frees(card));
-            let ids: Vec<u64> = here.map(|card| card.id()).collect();
-            // Those in their handshake have a place and no card: they will be refused by it, or leave.
+            let here = records.iter().filter(|record| refusal.frees(record));
+            let ids: Vec<u64> = here.map(|record| record.id()).collect();
+            // Those in their handshake have a place and no record: they will be refused by it, or leave.
             let unseen = refusal.count.saturating_sub(ids.len());
             let chosen = &ids[..beyond.saturating_sub(unseen).min(ids.len())];
             tracing::warn!(
@@ -295,11 +299,11 @@ impl Reloader {
             );
             closed.extend(chosen);
         }
-        let unseen = self.admission.total().saturating_sub(cards.len());
+        let unseen = self.admission.total().saturating_sub(records.len());
         let beyond = self.admission.excess_in_all();
         let beyond = beyond.saturating_sub(unseen + closed.len());
-        let is_left = |card: &&Arc<Card>| !closed.contains(&card.id());
-        let left = cards.iter().filter(is_left).map(|card| card.id());
+        let is_left = |record: &&Arc<ClientRecord>| !closed.contains(&record.id());
+        let left = records.iter().filter(is_left).map(|record| record.id());
         let more: Vec<u64> = left.take(beyond).collect();
         if !more.is_empty() {
             tracing::warn!(

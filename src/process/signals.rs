@@ -14,13 +14,13 @@ pub(super) enum SignalRequest {
 }
 
 #[derive(Debug)]
-pub(super) struct Signals {
+pub(super) struct SignalStream {
     terminate: Signal,
     interrupt: Signal,
     hangup: Signal,
 }
 
-impl Signals {
+impl SignalStream {
     /// Handles the signals from now on.
     ///
     /// # Errors

@@ -11,12 +11,12 @@ use super::drain::ProcessEnd;
 #[cfg(debug_assertions)]
 use super::fault::FaultMaker;
 use super::listeners::BoundListener;
-use super::logging::Logging;
+use super::logging::ProcessLog;
 use super::reload::{self, ReloadRequest, Reloader};
-use super::signals::Signals;
+use super::signals::SignalStream;
 use super::watch::PartsWatch;
 use super::workers::start_workers;
-use crate::admin::{self, Scope, View};
+use crate::admin::{self, EndpointScope, StatusView};
 use crate::config::Settings;
 use crate::transport::{
     Acceptor, EndpointFile, OpenListeners, bind_admin, keep_descriptors, raise_descriptor_limit,
@@ -59,7 +59,7 @@ pub(super) fn run(
     settings: Settings,
     path: &Path,
     content: u64,
-    logging: &Arc<Logging>,
+    logging: &Arc<ProcessLog>,
 ) -> Result<(), RunError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -75,10 +75,10 @@ async fn serve(
     settings: Arc<Settings>,
     path: &Path,
     content: u64,
-    logging: &Arc<Logging>,
+    logging: &Arc<ProcessLog>,
 ) -> Result<(), RunError> {
     // Before there is a file of a socket: what ends respool has it removed.
-    let signals = Signals::new()
+    let signals = SignalStream::new()
         .map_err(|error| RunError::Start(format!("cannot handle signals: {error}")))?;
     let descriptors = enough_descriptors(&settings);
     let mut bound = Vec::new();
@@ -149,8 +149,8 @@ fn enough_descriptors(settings: &Settings) -> u64 {
 
 /// Serves the operator's endpoint at each of its addresses until `ended` says so.
 fn serve_endpoint(
-    admin: Vec<(&'static str, Acceptor, Scope)>,
-    endpoint: &admin::Endpoint,
+    admin: Vec<(&'static str, Acceptor, EndpointScope)>,
+    endpoint: &admin::AdminEndpoint,
     intake: &ClientIntake,
     ended: &watch::Receiver<bool>,
 ) {
@@ -165,18 +165,21 @@ fn serve_endpoint(
 }
 
 /// Holds what accepts at the addresses of the operator's endpoint, and the files of those that are unix sockets.
-type BoundEndpoint = (Vec<(&'static str, Acceptor, Scope)>, Arc<[EndpointFile]>);
+type BoundEndpoint = (
+    Vec<(&'static str, Acceptor, EndpointScope)>,
+    Arc<[EndpointFile]>,
+);
 
 /// Binds the addresses of the operator's endpoint.
 fn bind_endpoint(settings: &Settings) -> Result<BoundEndpoint, RunError> {
     let admin = &settings.admin;
     let addresses = [
-        ("admin", "admin.address", &admin.address, Scope::All),
+        ("admin", "admin.address", &admin.address, EndpointScope::All),
         (
             "health",
             "admin.health_address",
             &admin.health_address,
-            Scope::Health,
+            EndpointScope::Health,
         ),
     ];
     let (mut bound, mut files) = (Vec::new(), Vec::new());
@@ -197,9 +200,9 @@ fn bind_endpoint(settings: &Settings) -> Result<BoundEndpoint, RunError> {
 /// Returns what the operator's endpoint shows and does.
 fn endpoint(
     intake: &Arc<ClientIntake>,
-    view: View,
+    view: StatusView,
     reloads: &mpsc::Sender<ReloadRequest>,
-) -> admin::Endpoint {
+) -> admin::AdminEndpoint {
     let reloads = reloads.clone();
     #[cfg(debug_assertions)]
     let faults = FaultMaker {
@@ -210,7 +213,7 @@ fn endpoint(
             .collect(),
         accepting: Arc::clone(&intake.fault),
     };
-    admin::Endpoint {
+    admin::AdminEndpoint {
         view: Arc::new(move || view.scrape()),
         reload: Arc::new(move || Box::pin(reload::ask(reloads.clone(), "POST /reload"))),
         admin: {
@@ -228,7 +231,7 @@ fn endpoint(
 fn start_reloader(
     path: PathBuf,
     intake: &Arc<ClientIntake>,
-    view: &View,
+    view: &StatusView,
     (descriptors, seen): (u64, u64),
 ) -> mpsc::Sender<ReloadRequest> {
     let mailboxes = intake.workers.iter().map(|worker| worker.mailbox().clone());

@@ -30,13 +30,13 @@ enum ListenPlace {
 }
 
 /// Says what is in the way of an address.
-enum Obstacle {
+enum ListenObstacle {
     /// This respool itself would listen on it already.
     Own(String),
     Other(io::Error),
 }
 
-impl From<io::Error> for Obstacle {
+impl From<io::Error> for ListenObstacle {
     fn from(error: io::Error) -> Self {
         Self::Other(error)
     }
@@ -120,11 +120,11 @@ impl StartTrial {
             .extend(place.map(|place| (place, address.to_string())));
         let error = match obstacle {
             None => return,
-            Some(Obstacle::Own(other)) => {
+            Some(ListenObstacle::Own(other)) => {
                 let what = format!("cannot listen on {address}: {other} is the same");
                 return self.problem(key, what, "listen on another port or path");
             }
-            Some(Obstacle::Other(error)) => error,
+            Some(ListenObstacle::Other(error)) => error,
         };
         let what = format!("cannot listen on {address}: {error}");
         if error.kind() == io::ErrorKind::AddrInUse {
@@ -138,7 +138,11 @@ impl StartTrial {
     ///
     /// # Errors
     /// None can be had; with the one that is in use, as it is by this respool itself when it runs already.
-    fn port(&self, host: &str, port: u16) -> Result<ListenPlace, (Option<ListenPlace>, Obstacle)> {
+    fn port(
+        &self,
+        host: &str,
+        port: u16,
+    ) -> Result<ListenPlace, (Option<ListenPlace>, ListenObstacle)> {
         let addresses = (host, port).to_socket_addrs();
         let addresses = addresses.map_err(|error| (None, error.into()))?;
         let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable).into();
@@ -149,7 +153,7 @@ impl StartTrial {
                 ListenPlace::File(_) => false,
             };
             if let Some((_, other)) = self.taken.iter().find(is_here) {
-                last = Obstacle::Own(other.clone());
+                last = ListenObstacle::Own(other.clone());
                 continue;
             }
             match try_bind(at) {
@@ -169,7 +173,7 @@ impl StartTrial {
     ///
     /// # Errors
     /// There can be none; with the one where somebody listens, as this respool itself does when it runs already.
-    fn file(&self, path: &Path) -> Result<ListenPlace, (Option<ListenPlace>, Obstacle)> {
+    fn file(&self, path: &Path) -> Result<ListenPlace, (Option<ListenPlace>, ListenObstacle)> {
         let folder = folder_of(path);
         let name = path.file_name().unwrap_or_default();
         let file = folder.canonicalize().map(|folder| folder.join(name));
@@ -179,7 +183,7 @@ impl StartTrial {
             ListenPlace::File(other) => *other == file,
         };
         if let Some((_, other)) = self.taken.iter().find(is_here) {
-            return Err((None, Obstacle::Own(other.clone())));
+            return Err((None, ListenObstacle::Own(other.clone())));
         }
         match unix_trouble(path) {
             None => Ok(ListenPlace::File(file)),

@@ -9,15 +9,15 @@ use arc_swap::ArcSwap;
 use tokio::sync::mpsc;
 
 use super::accept::ClientIntake;
-use crate::admin::View;
+use crate::admin::StatusView;
 use crate::admission::Admission;
-use crate::budget::Budget;
+use crate::budget::SocketBudget;
 use crate::client::{ClientMessage, TellWorkers};
 use crate::command::PinReason;
 use crate::config::Settings;
-use crate::identity::Registry;
+use crate::identity::ClientRegistry;
 use crate::login::OwnLogin;
-use crate::memory::Memory;
+use crate::memory::MemoryRoom;
 use crate::telemetry::{LastReload, ServerHealth, Throttle, WorkerCounters};
 use crate::transport::{Connector, EndpointFile, OpenListeners};
 use crate::upstream::{Passing, Process};
@@ -48,7 +48,7 @@ fn process(settings: &Arc<Settings>, start: Instant) -> io::Result<Arc<Process>>
         .iter()
         .map(|group| group.max_pinned)
         .collect();
-    let budget = Budget::new(
+    let budget = SocketBudget::new(
         upstream.max_connections,
         upstream.shared_connections,
         max_pinned,
@@ -58,7 +58,7 @@ fn process(settings: &Arc<Settings>, start: Instant) -> io::Result<Arc<Process>>
     Ok(Arc::new(Process {
         configured: ArcSwap::new(Arc::clone(settings)),
         budget,
-        memory: Arc::new(Memory::new(
+        memory: Arc::new(MemoryRoom::new(
             settings.limits.max_memory as u64,
             settings.workers,
         )),
@@ -94,10 +94,10 @@ pub(super) fn start_workers(
     start: Instant,
     listeners: Arc<OpenListeners>,
     endpoint_files: Arc<[EndpointFile]>,
-) -> io::Result<(ClientIntake, View)> {
+) -> io::Result<(ClientIntake, StatusView)> {
     let process = process(settings, start)?;
     let admission = Admission::new(settings);
-    let registry = Registry::new();
+    let registry = ClientRegistry::new();
     let mailboxes: Vec<_> = (0..settings.workers).map(|_| mailbox()).collect();
     let senders: Vec<_> = mailboxes.iter().map(|(sender, _)| sender.clone()).collect();
     for (index, sender) in senders.iter().enumerate() {
@@ -117,7 +117,7 @@ pub(super) fn start_workers(
     };
     let workers = start_each(settings, &charge, mailboxes)?;
     let parts = Arc::clone(&process.parts);
-    let view = View {
+    let view = StatusView {
         process: Arc::clone(&process),
         admission: Arc::clone(&charge.admission),
         registry: Arc::clone(&charge.registry),

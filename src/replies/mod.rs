@@ -7,7 +7,7 @@ mod out;
 use std::collections::VecDeque;
 use std::rc::Rc;
 
-use crate::memory::{Account, Frame};
+use crate::memory::{MemoryAccount, SharedFrame};
 use out::OutBuffer;
 
 /// Holds the replies one client is due, and those of its bytes the socket has not taken.
@@ -142,8 +142,8 @@ impl Replies {
         &mut self,
         first: u8,
         frame: &[u8],
-        shared: &mut Option<Rc<Frame>>,
-        account: &Rc<Account>,
+        shared: &mut Option<Rc<SharedFrame>>,
+        account: &Rc<MemoryAccount>,
     ) {
         let held = self.held.get_or_insert_default();
         let to = if self.open {
@@ -332,8 +332,8 @@ mod tests {
         replies.expect(2);
         replies.keep(b"$2\r\nh");
         replies.served(0, true);
-        let account = Account::new(
-            std::sync::Arc::new(crate::memory::Memory::new(1 << 30, 1)),
+        let account = MemoryAccount::new(
+            std::sync::Arc::new(crate::memory::MemoryRoom::new(1 << 30, 1)),
             0,
         );
         replies.message(b'>', b"*1\r\n+m\r\n", &mut None, &account);

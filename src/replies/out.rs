@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::rc::Rc;
 
-use crate::memory::{Account, Frame};
+use crate::memory::{MemoryAccount, SharedFrame};
 
 /// The size from which on a message is held once for all its subscribers; below it, copying costs less than
 /// counting.
@@ -24,7 +24,7 @@ enum OutPiece {
     /// The first is bytes of its own; what is left of them starts at the second.
     Own(Vec<u8>, usize),
     /// The first is held by others too; what is left of it starts at the second.
-    Shared(Rc<Frame>, usize),
+    Shared(Rc<SharedFrame>, usize),
 }
 
 impl OutPiece {
@@ -112,14 +112,14 @@ impl OutBuffer {
         &mut self,
         first: u8,
         frame: &[u8],
-        shared: &mut Option<Rc<Frame>>,
-        account: &Rc<Account>,
+        shared: &mut Option<Rc<SharedFrame>>,
+        account: &Rc<MemoryAccount>,
     ) {
         self.extend(&[first]);
         if frame.len() < SHARED_FROM {
             self.extend(&frame[1..]);
         } else {
-            let shared = shared.get_or_insert_with(|| Frame::new(frame, account));
+            let shared = shared.get_or_insert_with(|| SharedFrame::new(frame, account));
             self.push(OutPiece::Shared(Rc::clone(shared), 1));
         }
     }
@@ -190,7 +190,7 @@ impl OutBuffer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::memory::Memory;
+    use crate::memory::MemoryRoom;
     use proptest::prelude::*;
     use std::sync::Arc;
 
@@ -200,7 +200,7 @@ mod tests {
             pieces in prop::collection::vec((0usize..3, 1usize..9000), 1..20),
             takes in prop::collection::vec(1usize..12_000, 1..40),
         ) {
-            let account = Account::new(Arc::new(Memory::new(1 << 30, 1)), 0);
+            let account = MemoryAccount::new(Arc::new(MemoryRoom::new(1 << 30, 1)), 0);
             let (mut out, mut expected) = (OutBuffer::default(), Vec::new());
             let mut seen: Vec<u8> = Vec::new();
             let mut takes = takes.into_iter().cycle();
@@ -247,7 +247,7 @@ mod tests {
     #[test]
     fn a_large_message_is_held_once() {
         let frame = vec![b'*'; SHARED_FROM];
-        let account = Account::new(Arc::new(Memory::new(1 << 30, 1)), 0);
+        let account = MemoryAccount::new(Arc::new(MemoryRoom::new(1 << 30, 1)), 0);
         let mut shared = None;
         let (mut one, mut two) = (OutBuffer::default(), OutBuffer::default());
         one.message(b'*', &frame, &mut shared, &account);

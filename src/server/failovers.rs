@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::origin::LinkOrigin;
-use crate::budget::Kind;
+use crate::budget::SocketKind;
 use crate::failover::{Circuit, ConnectTurn, FailoverRecord, FailoverStanding, Node, TokenBucket};
 use crate::telemetry::LossCause;
 
@@ -42,10 +42,10 @@ struct ConnectGate {
 }
 
 impl ConnectGate {
-    fn bucket(&mut self, kind: Kind) -> &mut TokenBucket {
+    fn bucket(&mut self, kind: SocketKind) -> &mut TokenBucket {
         match kind {
-            Kind::Pinned => &mut self.pinned,
-            Kind::Shared | Kind::Subscription => &mut self.shared,
+            SocketKind::Pinned => &mut self.pinned,
+            SocketKind::Shared | SocketKind::Subscription => &mut self.shared,
         }
     }
 }
@@ -82,11 +82,11 @@ impl Failovers {
     }
 
     /// Notes that a connection for `kind` came about; `can_serve`: and the server takes writes.
-    pub fn opened(&self, kind: Kind, origin: &LinkOrigin, can_serve: bool) {
+    pub fn opened(&self, kind: SocketKind, origin: &LinkOrigin, can_serve: bool) {
         let node = &origin.node;
         let mut gate = self.gate();
         let mut record = self.record();
-        if kind == Kind::Shared {
+        if kind == SocketKind::Shared {
             record.opened();
         }
         record.reached(node, can_serve, (origin.begun_micros, origin.opened_micros));
@@ -114,13 +114,13 @@ impl Failovers {
     }
 
     /// Notes that a connection for `kind` to `node` has ended; without a `cause` it was of no more use.
-    pub fn closed(&self, kind: Kind, node: &Node, cause: Option<LossCause>, now: u64) {
+    pub fn closed(&self, kind: SocketKind, node: &Node, cause: Option<LossCause>, now: u64) {
         let mut gate = self.gate();
         let mut record = self.record();
         if let Some(cause) = cause {
             record.lost(node, cause, now);
         }
-        if kind == Kind::Shared && record.closed() {
+        if kind == SocketKind::Shared && record.closed() {
             gate.circuit.lost(now);
         }
     }
@@ -173,12 +173,12 @@ impl Failovers {
     }
 
     /// Takes a turn at this rate, and returns how long whoever is about to connect must wait for it.
-    pub fn take_turn(&self, kind: Kind, now: u64, per_second: u32) -> Duration {
+    pub fn take_turn(&self, kind: SocketKind, now: u64, per_second: u32) -> Duration {
         Duration::from_micros(self.gate().bucket(kind).take(now, per_second))
     }
 
     /// Gives back the turn of one who has gone before it came.
-    pub fn give_back_turn(&self, kind: Kind, per_second: u32) {
+    pub fn give_back_turn(&self, kind: SocketKind, per_second: u32) {
         self.gate().bucket(kind).give_back(per_second);
     }
 
@@ -228,7 +228,7 @@ mod tests {
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 while !is_over.load(Ordering::Relaxed) {
-                    failovers.opened(Kind::Pinned, &origin, true);
+                    failovers.opened(SocketKind::Pinned, &origin, true);
                 }
             });
             scope.spawn(|| {

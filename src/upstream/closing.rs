@@ -10,7 +10,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use super::process::Process;
-use crate::budget::{Kind, SocketPermit};
+use crate::budget::{SocketKind, SocketPermit};
 use crate::failover::Node;
 use crate::server::{ServerId, UnseenEnd};
 use crate::telemetry::LossCause;
@@ -43,7 +43,7 @@ pub(super) struct ClosingSockets {
 
 struct ClosingSocket {
     stream: Stream,
-    kind: Kind,
+    kind: SocketKind,
     /// `None`: its server is not the server any more.
     permit: Option<SocketPermit>,
     end: ServerEnd,

@@ -35,10 +35,10 @@ use super::renewal::Renewal;
 use super::sink::{Forward, FrameSink, SubscriberFrames};
 use super::socket::ServerSocket;
 use super::thread::Thread;
-use crate::budget::Kind as SocketKind;
+use crate::budget::SocketKind;
 use crate::command::Delays;
 use crate::exchange::{Changed, Exchange, OwnReply, RequestKind, Show, Unsent, Violation};
-use crate::memory::Holding;
+use crate::memory::HeldBytes;
 use crate::schedule::RoomQueue;
 use crate::server::{LinkOrigin, ListHint};
 use crate::session::{State, Step};
@@ -66,7 +66,7 @@ pub struct Link {
     /// These wait until it takes more bytes.
     room: RefCell<RoomQueue<Waker>>,
     /// It counts what is held: bytes on their way, who is due what, a reply that is gathered.
-    holding: Holding,
+    holding: HeldBytes,
     /// It gets frames that answer no request.
     sink: RefCell<FrameSink>,
     /// Is true while SCRIPT DEBUG may be on, which its client has sent.
@@ -131,7 +131,7 @@ impl Link {
             alarm: Cell::new(None),
             has_refused_write: Cell::new(false),
             slot: Cell::new(usize::MAX),
-            holding: Holding::new(&thread.account),
+            holding: HeldBytes::new(&thread.account),
             thread,
             socket_kind: socket.kind(),
             socket: RefCell::new(Some(Rc::new(socket))),

@@ -12,8 +12,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use crate::exchange::{ClientHandle, Ending, Unsent};
-use crate::identity::{Card, Flag};
-use crate::memory::{Account, Frame, Holding};
+use crate::identity::{ClientFlag, ClientRecord};
+use crate::memory::{HeldBytes, MemoryAccount, SharedFrame};
 use crate::replies::Replies;
 use crate::schedule::{AnsweredRequests, ClientShare};
 use crate::session::{PinnedCommand, Protocol, Stream as SessionStream, Transaction};
@@ -51,9 +51,9 @@ pub struct Outlet {
     /// It takes so much to wait for what it waits for.
     wait_bytes: Cell<u32>,
     /// It counts what of that is on the worker's account.
-    holding: Holding,
+    holding: HeldBytes,
     /// The client's figures are here: what is written counts at once, whoever writes it.
-    card: Arc<Card>,
+    record: Arc<ClientRecord>,
     counters: Arc<WorkerCounters>,
     /// Messages begin with this byte: `>` in RESP3, `*` in RESP2.
     message_mark: Cell<u8>,
@@ -68,8 +68,8 @@ impl Outlet {
     pub fn new(
         stream: Rc<Stream>,
         limit_bytes: usize,
-        account: &Rc<Account>,
-        card: Arc<Card>,
+        account: &Rc<MemoryAccount>,
+        record: Arc<ClientRecord>,
         counters: Arc<WorkerCounters>,
     ) -> Rc<Self> {
         Rc::new(Self {
@@ -88,8 +88,8 @@ impl Outlet {
             stream_bytes: Cell::new(0),
             kept_bytes: Cell::new(0),
             wait_bytes: Cell::new(0),
-            holding: Holding::new(account),
-            card,
+            holding: HeldBytes::new(account),
+            record,
             counters,
             message_mark: Cell::new(b'*'),
             has_messages: Cell::new(false),
@@ -191,20 +191,20 @@ impl Outlet {
     /// not any more.
     pub(super) fn note_subscribed(&self, is_subscribed: bool) {
         if is_subscribed {
-            self.card.raise(Flag::Pubsub);
+            self.record.raise(ClientFlag::Pubsub);
         } else {
-            self.card.lower(Flag::Pubsub);
+            self.record.lower(ClientFlag::Pubsub);
         }
     }
 
     /// Tells whether it is subscribed, as the server's confirmations say.
     pub(super) fn is_subscribed(&self) -> bool {
-        self.card.has(Flag::Pubsub)
+        self.record.has(ClientFlag::Pubsub)
     }
 
     /// Tells when the client has last sent a command.
     pub(super) fn last_active_ms(&self) -> u64 {
-        self.card.last_active_ms.get()
+        self.record.last_active_ms.get()
     }
 
     /// Drops what was to follow the frame under way, unasked for: in RESP2 it is not for the client any more.
@@ -290,7 +290,7 @@ impl Outlet {
 
     /// Places a message, or a confirmation, of an array's form. True: it is the first since [`Self::flush_messages`].
     /// `shared` is the frame as other clients may hold it already.
-    pub fn message(&self, frame: &[u8], shared: &mut Option<Rc<Frame>>) -> bool {
+    pub fn message(&self, frame: &[u8], shared: &mut Option<Rc<SharedFrame>>) -> bool {
         if self.is_closed() {
             return false;
         }
@@ -437,7 +437,7 @@ impl Outlet {
 
     /// Returns how many bytes were written to the client so far.
     pub fn bytes_out(&self) -> u64 {
-        self.card.bytes_out.get()
+        self.record.bytes_out.get()
     }
 
     /// Tells whether requests came back.
@@ -526,8 +526,8 @@ impl Outlet {
 
     #[inline]
     fn count_out(&self, bytes: u64) {
-        self.card.bytes_out.add(bytes);
-        let group = self.counters.group(self.card.group.get() as usize);
+        self.record.bytes_out.add(bytes);
+        let group = self.counters.group(self.record.group.get() as usize);
         group.bytes_out.add(bytes);
     }
 

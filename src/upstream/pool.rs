@@ -43,7 +43,7 @@ use super::link::Link;
 use super::outlet::Outlet;
 use super::process::{Queued, Queueing};
 use super::thread::Thread;
-use crate::budget::{Kind as SocketKind, SocketPermit};
+use crate::budget::{SocketKind, SocketPermit};
 use crate::command::Delays;
 use crate::config::Address;
 use crate::fanout::{LossSuspicion, SubscriptionSide};

@@ -8,12 +8,12 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 
 use super::passing::Passing;
 use crate::auth::ServedSecrets;
-use crate::budget::Budget;
+use crate::budget::SocketBudget;
 use crate::config::Settings;
 use crate::failover::Node;
 use crate::fanout::{ChannelAudiences, MessageWeights};
 use crate::login::OwnLogin;
-use crate::memory::Memory;
+use crate::memory::MemoryRoom;
 use crate::server::{
     CommandListing, CurrentServer, CurrentTerms, Failovers, LookUpTerms, ServerAddress,
     ServerHello, ServerInfo, ServerPulse, UncountedEnds, UnseenEnds,
@@ -26,9 +26,9 @@ pub struct Process {
     /// The settings are replaced whole by a reload.
     pub configured: ArcSwap<Settings>,
     /// The budget counts the sockets to the server.
-    pub budget: Arc<Budget>,
+    pub budget: Arc<SocketBudget>,
     /// It says what is held for clients, and how much that may be.
-    pub memory: Arc<Memory>,
+    pub memory: Arc<MemoryRoom>,
     /// The login says who respool is to the server.
     pub login: ArcSwap<OwnLogin>,
     /// It says what is known of the server's health.

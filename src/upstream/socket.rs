@@ -8,7 +8,7 @@ use std::rc::Rc;
 
 use super::closing::ServerEnd;
 use super::thread::Thread;
-use crate::budget::{Kind, SocketPermit};
+use crate::budget::{SocketKind, SocketPermit};
 use crate::failover::Node;
 use crate::server::ServerId;
 use crate::transport::{Connector, HandshakeFailed, Stream};
@@ -53,7 +53,7 @@ impl ServerSocket {
     }
 
     /// Returns what it is for.
-    pub(super) fn kind(&self) -> Kind {
+    pub(super) fn kind(&self) -> SocketKind {
         self.parts().1.kind()
     }
 

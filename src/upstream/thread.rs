@@ -8,12 +8,12 @@ use std::time::Duration;
 use super::closing::ClosingSockets;
 use super::loss_lines::LossLines;
 use super::process::Process;
-use crate::auth::{Known, Permission, Permissions};
+use crate::auth::{KnownPermission, PermissionResult, UserPermissions};
 use crate::command::ClientSub;
 use crate::config::{Role, Settings};
 use crate::exchange::{Distrust, Offence};
 use crate::login::LikelyLogin;
-use crate::memory::{Account, Strangers};
+use crate::memory::{MemoryAccount, StrangerList};
 use crate::server::{ServerHello, ThreadPulse};
 use crate::session::{Credentials, Own, State};
 use crate::telemetry::{Throttle, WorkerCounters};
@@ -34,9 +34,9 @@ pub struct Thread {
     /// The counters are this worker's own.
     pub counters: Arc<WorkerCounters>,
     /// The account says what this worker holds for its clients.
-    pub account: Rc<Account>,
+    pub account: Rc<MemoryAccount>,
     /// These have come and were not admitted, or have not been yet.
-    pub strangers: Rc<Strangers>,
+    pub strangers: Rc<StrangerList>,
     /// The clock tells the time of this turn.
     pub clock: Clock,
     /// It says when this worker has heard the server.
@@ -48,7 +48,7 @@ pub struct Thread {
     /// It names users whose commands have ended a connection that others shared.
     pub distrust: RefCell<Distrust>,
     /// The server has said what users may run of what respool answers itself.
-    permissions: RefCell<Permissions>,
+    permissions: RefCell<UserPermissions>,
     was_nobody: Cell<bool>,
     /// The line says that text of scripts was dropped.
     dropped_line: Throttle,
@@ -60,12 +60,12 @@ pub struct Thread {
 impl Thread {
     /// Makes what worker `index` shares.
     pub fn new(index: usize, process: Arc<Process>, counters: Arc<WorkerCounters>) -> Self {
-        let account = Account::new(Arc::clone(&process.memory), index);
+        let account = MemoryAccount::new(Arc::clone(&process.memory), index);
         Self {
             index,
             settings: RefCell::new(Rc::new(Settings::clone(&process.configured.load()))),
             clock: Clock::new(process.start),
-            strangers: Strangers::new(&account),
+            strangers: StrangerList::new(&account),
             account,
             pulse: ThreadPulse::default(),
             closings: ClosingSockets::new(Arc::clone(&process), index),
@@ -127,7 +127,7 @@ impl Thread {
     }
 
     /// Returns what is known of whether `user` (`None`: respool's own) may run a subcommand of CLIENT.
-    pub fn permission(&self, user: Option<&Credentials>, sub: ClientSub) -> Known {
+    pub fn permission(&self, user: Option<&Credentials>, sub: ClientSub) -> KnownPermission {
         let user = user.map(Credentials::user);
         let now = self.clock.now_micros();
         self.permissions.borrow().of(user, sub, now)
@@ -144,7 +144,7 @@ impl Thread {
         &self,
         user: Option<&Credentials>,
         sub: ClientSub,
-        permission: Permission,
+        permission: PermissionResult,
     ) {
         let user = user.map(Credentials::user);
         let now = self.clock.refresh();

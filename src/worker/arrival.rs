@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use super::{CountedClient, Newcomer, NewcomerPlace, Rejected};
-use crate::admission::{HandshakePermit, Permit, Refusal};
+use crate::admission::{AdmissionRefusal, ClientPermit, HandshakePermit};
 use crate::client::{Arrived, Client, Clients, hold, tell_rejection};
 use crate::config::TLS_CLIENT_BYTES;
 use crate::identity::Identity;
@@ -88,7 +88,7 @@ async fn welcome(
     stream: Stream,
     place: NewcomerPlace,
     mut identity: Identity,
-) -> Option<(Stream, Permit, Identity)> {
+) -> Option<(Stream, ClientPermit, Identity)> {
     let stream = match greet(clients, acceptance, stream, &identity).await {
         Ok(stream) => stream,
         Err(reason) => {
@@ -218,7 +218,7 @@ async fn admit(
     permit: HandshakePermit,
     identity: &Identity,
     stream: &Stream,
-) -> Result<Permit, Box<Refusal>> {
+) -> Result<ClientPermit, Box<AdmissionRefusal>> {
     let (permit, refusal) = match permit.admit(identity, Instant::now()) {
         Ok(permit) => return Ok(permit),
         Err(refused) => refused,
@@ -241,7 +241,12 @@ async fn admit(
 }
 
 /// Turns a client away: the group that its certificate gives it is full.
-async fn turn_away(clients: &Rc<Clients>, stream: Stream, refusal: &Refusal, identity: &Identity) {
+async fn turn_away(
+    clients: &Rc<Clients>,
+    stream: Stream,
+    refusal: &AdmissionRefusal,
+    identity: &Identity,
+) {
     tell_rejection(&clients.admission, refusal, identity);
     let text = refusal.client_text(clients.thread.settings().limits.explain_rejections);
     match clients.admission.hold(Instant::now()) {

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 
-use crate::memory::Memory;
+use crate::memory::MemoryRoom;
 
 /// Reads the kernel's figures of this process.
 pub(super) struct ProcessMemory {
@@ -27,7 +27,7 @@ impl ProcessMemory {
 
     /// Tells the process what it has: the first worker does with every tick, and whoever comes to hold more in between. The others
     /// go by what was seen.
-    pub(super) fn measure(&self, memory: &Memory) {
+    pub(super) fn measure(&self, memory: &MemoryRoom) {
         let mut text = [0; 128];
         let read = self.figures.as_ref().map(|file| file.read_at(&mut text, 0));
         if let Some(Ok(length)) = read

@@ -46,14 +46,14 @@ fn silent_strangers_leave_the_places_of_an_admin_listener_alone() {
         admin: true,
     });
     let admission = Admission::new(&settings);
-    let strangers: Vec<Permit> = (0..20)
+    let strangers: Vec<ClientPermit> = (0..20)
         .filter_map(|_| admission.arrive(&named(""), now).ok())
         .collect();
     assert_eq!(strangers.len(), 4 + 2, "those below the cap, and half");
     let by_listener = Identity::new(named("").peer, Arc::from("127.0.0.1:7000"));
-    let operators: Vec<Permit> = (0..20)
+    let operators: Vec<ClientPermit> = (0..20)
         .filter_map(|_| admission.arrive(&by_listener, now).ok())
-        .filter(Permit::is_operator)
+        .filter(ClientPermit::is_operator)
         .collect();
     assert_eq!(operators.len(), 3);
 }
@@ -99,7 +99,10 @@ fn a_full_group_of_the_nameless_keeps_out_nobody_who_has_a_name() {
     let mut third = admission.arrive(&named(""), now).expect("it arrives");
     assert_eq!(admission.crowd().arriving, 2);
     let refusal = second.settle(&named(""), now).expect_err("default is full");
-    assert_eq!((refusal.reason, refusal.count), (Reason::GroupCap, 1));
+    assert_eq!(
+        (refusal.reason, refusal.count),
+        (RefusalReason::GroupCap, 1)
+    );
     assert_eq!(third.regroup(&named("n1"), now), Ok(Some(GroupId(0))));
     assert!(third.is_arriving(), "saying it takes no place");
     third.settle(&named("n1"), now).expect("named has room");
@@ -185,11 +188,11 @@ fn operators_are_served_past_every_cap_and_only_so_many() {
         .arrive(&named(""), now)
         .expect("it may be an operator");
     let refusal = stranger.settle(&named("n1"), now).expect_err("it is none");
-    assert_eq!(refusal.reason, Reason::MaxClients);
+    assert_eq!(refusal.reason, RefusalReason::MaxClients);
     let refusal = admission
         .arrive(&named(""), now)
         .expect_err("both places are taken");
-    assert_eq!(refusal.reason, Reason::MaxClients);
+    assert_eq!(refusal.reason, RefusalReason::MaxClients);
     drop(stranger);
     let mut another = admission
         .arrive(&named(""), now)
@@ -202,7 +205,7 @@ fn operators_are_served_past_every_cap_and_only_so_many() {
     let refusal = third
         .settle(&by_user("ops"), now)
         .expect_err("as anybody else");
-    assert_eq!(refusal.reason, Reason::GroupCap);
+    assert_eq!(refusal.reason, RefusalReason::GroupCap);
 }
 
 #[test]
@@ -259,7 +262,7 @@ enum Where {
 }
 
 struct Client {
-    permit: Permit,
+    permit: ClientPermit,
     identity: Identity,
     at: Where,
 }

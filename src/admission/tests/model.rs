@@ -107,12 +107,12 @@ impl Model {
         Some(full.min(level + (now_ms - at) * full / 1000))
     }
 
-    fn enter(&mut self, place: &(usize, String), now_ms: u64) -> Result<(), (Reason, bool)> {
+    fn enter(&mut self, place: &(usize, String), now_ms: u64) -> Result<(), (RefusalReason, bool)> {
         let has_token = self.level(place, now_ms).is_none_or(|level| level >= 1000);
         let shortfall = if CAPS[place.0].is_some_and(|cap| self.count(place) >= cap) {
-            Some((Reason::GroupCap, place.0 == 1 && has_token))
+            Some((RefusalReason::GroupCap, place.0 == 1 && has_token))
         } else if !has_token {
-            Some((Reason::ConnectRate, false))
+            Some((RefusalReason::ConnectRate, false))
         } else {
             None
         };
@@ -128,14 +128,14 @@ impl Model {
         Ok(())
     }
 
-    fn admit(&mut self, place: &(usize, String), now_ms: u64) -> Result<(), (Reason, bool)> {
+    fn admit(&mut self, place: &(usize, String), now_ms: u64) -> Result<(), (RefusalReason, bool)> {
         if self.live.len() + self.handshaking >= MAX_CLIENTS {
-            return Err((Reason::MaxClients, false));
+            return Err((RefusalReason::MaxClients, false));
         }
         self.seat(place, now_ms)
     }
 
-    fn seat(&mut self, place: &(usize, String), now_ms: u64) -> Result<(), (Reason, bool)> {
+    fn seat(&mut self, place: &(usize, String), now_ms: u64) -> Result<(), (RefusalReason, bool)> {
         self.enter(place, now_ms)?;
         self.accepted[place.0] += 1;
         Ok(())
@@ -214,7 +214,7 @@ proptest! {
         let mut model = Model::default();
         let mut now_ms = 0;
         let (mut held, mut shaking) = (Vec::new(), Vec::new());
-        let mut permits: Vec<(Permit, (usize, String))> = Vec::new();
+        let mut permits: Vec<(ClientPermit, (usize, String))> = Vec::new();
         for (step, pause_ms) in steps {
             now_ms += pause_ms;
             let now = start + Duration::from_millis(now_ms);
@@ -269,7 +269,7 @@ proptest! {
                         model.handshaking += 1;
                     }
                     Err(refusal) => {
-                        prop_assert_eq!((refusal.reason, refusal.evict), (Reason::MaxClients, false));
+                        prop_assert_eq!((refusal.reason, refusal.evict), (RefusalReason::MaxClients, false));
                         prop_assert_eq!(model.live.len() + model.handshaking, MAX_CLIENTS);
                     }
                 },

@@ -89,7 +89,7 @@ fn step() -> impl Strategy<Value = Step> {
 
 /// One who has a place.
 struct Live {
-    permit: Permit,
+    permit: ClientPermit,
     identity: Identity,
     place: (usize, String),
     is_stale: bool,

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use super::{AttemptBounds, SecretHash, Ticket};
+use super::{AttemptBounds, AttemptTicket, SecretHash};
 
 /// The first delay is this, and doubles from failure to failure.
 const FIRST_DELAY_MICROS: u64 = 25_000;
@@ -21,7 +21,7 @@ const SECOND_MICROS: u64 = 1_000_000;
 
 /// Says where an address stands among the others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Standing {
+pub(super) enum SourceStanding {
     /// Nothing is to be done before an attempt ends.
     Busy,
     /// Some of those who wait may have their turn at that time.
@@ -34,7 +34,7 @@ pub(super) enum Standing {
 
 /// Is what is known of one address.
 #[derive(Debug)]
-pub(super) struct Record {
+pub(super) struct SourceRecord {
     pub(super) failures: u32,
     /// Tells when one of them was forgotten last, or the first of them happened.
     forgiven_micros: u64,
@@ -42,19 +42,19 @@ pub(super) struct Record {
     next_micros: u64,
     pub(super) in_flight: usize,
     /// Lists those who wait, and what they show: connections that have not failed, and those that have.
-    fresh: BTreeMap<Ticket, SecretHash>,
-    again: BTreeMap<Ticket, SecretHash>,
+    fresh: BTreeMap<AttemptTicket, SecretHash>,
+    again: BTreeMap<AttemptTicket, SecretHash>,
     /// Lists those of them for which there was no look.
-    unlooked: BTreeSet<Ticket>,
+    unlooked: BTreeSet<AttemptTicket>,
     /// A second, and how many looks it has cost in it.
     looks: (u64, u64),
     /// Lists what it has learned last that nobody was served by.
     wrong: VecDeque<SecretHash>,
     /// Says where it is listed.
-    pub(super) standing: Standing,
+    pub(super) standing: SourceStanding,
 }
 
-impl Default for Record {
+impl Default for SourceRecord {
     fn default() -> Self {
         Self {
             failures: 0,
@@ -66,12 +66,12 @@ impl Default for Record {
             unlooked: BTreeSet::new(),
             looks: (0, 0),
             wrong: VecDeque::new(),
-            standing: Standing::Busy,
+            standing: SourceStanding::Busy,
         }
     }
 }
 
-impl Record {
+impl SourceRecord {
     pub(super) fn waiting(&self) -> usize {
         self.fresh.len() + self.again.len()
     }
@@ -81,23 +81,23 @@ impl Record {
     }
 
     /// Returns where it stands by what is known now.
-    pub(super) fn stands(&self, bounds: &AttemptBounds) -> Standing {
+    pub(super) fn stands(&self, bounds: &AttemptBounds) -> SourceStanding {
         if self.waiting() == 0 {
             return match (self.in_flight, self.failures) {
-                (0, 0) => Standing::Unknown,
+                (0, 0) => SourceStanding::Unknown,
                 (0, failures) => {
                     let every = bounds.forgiven_every_micros();
                     let passes = every.saturating_mul(u64::from(failures));
-                    Standing::Idle(self.forgiven_micros.saturating_add(passes))
+                    SourceStanding::Idle(self.forgiven_micros.saturating_add(passes))
                 }
-                _ => Standing::Busy,
+                _ => SourceStanding::Busy,
             };
         }
         let begins = (self.in_flight < self.most_in_flight(bounds)).then_some(self.next_micros);
         let looks = (!self.unlooked.is_empty()).then(|| (self.looks.0 + 1) * SECOND_MICROS);
         match begins.into_iter().chain(looks).min() {
-            Some(at) => Standing::Due(at),
-            None => Standing::Busy,
+            Some(at) => SourceStanding::Due(at),
+            None => SourceStanding::Busy,
         }
     }
 
@@ -174,7 +174,13 @@ impl Record {
     }
 
     /// Notes that somebody waits from now on.
-    pub(super) fn wait(&mut self, ticket: Ticket, hash: SecretHash, failed: bool, looked: bool) {
+    pub(super) fn wait(
+        &mut self,
+        ticket: AttemptTicket,
+        hash: SecretHash,
+        failed: bool,
+        looked: bool,
+    ) {
         match failed {
             true => self.again.insert(ticket, hash),
             false => self.fresh.insert(ticket, hash),
@@ -185,14 +191,14 @@ impl Record {
     }
 
     /// Notes that somebody waits no longer. Returns what it showed.
-    pub(super) fn take_out(&mut self, ticket: Ticket) -> Option<SecretHash> {
+    pub(super) fn take_out(&mut self, ticket: AttemptTicket) -> Option<SecretHash> {
         self.unlooked.remove(&ticket);
         let fresh = self.fresh.remove(&ticket);
         fresh.or_else(|| self.again.remove(&ticket))
     }
 
     /// Returns the first of those who wait.
-    pub(super) fn first_waiting(&self) -> Option<Ticket> {
+    pub(super) fn first_waiting(&self) -> Option<AttemptTicket> {
         let first = self
             .fresh
             .keys()
@@ -202,24 +208,24 @@ impl Record {
     }
 
     /// Returns the first for whom there was no look, and what it shows.
-    pub(super) fn first_unlooked(&self) -> Option<(Ticket, SecretHash)> {
+    pub(super) fn first_unlooked(&self) -> Option<(AttemptTicket, SecretHash)> {
         let ticket = *self.unlooked.first()?;
         Some((ticket, self.shown_by(ticket)?))
     }
 
     /// Notes that it has been looked at.
-    pub(super) fn looked_at(&mut self, ticket: Ticket) {
+    pub(super) fn looked_at(&mut self, ticket: AttemptTicket) {
         self.unlooked.remove(&ticket);
     }
 
     /// Returns what one who waits shows.
-    pub(super) fn shown_by(&self, ticket: Ticket) -> Option<SecretHash> {
+    pub(super) fn shown_by(&self, ticket: AttemptTicket) -> Option<SecretHash> {
         let fresh = self.fresh.get(&ticket);
         fresh.or_else(|| self.again.get(&ticket)).copied()
     }
 
     /// Lists those who wait and have been looked at, those first who go first.
-    pub(super) fn looked(&self) -> impl Iterator<Item = Ticket> {
+    pub(super) fn looked(&self) -> impl Iterator<Item = AttemptTicket> {
         let waiting = self.fresh.keys().chain(self.again.keys()).copied();
         waiting.filter(|ticket| !self.unlooked.contains(ticket))
     }

@@ -13,8 +13,8 @@ const BOUNDS: AttemptBounds = AttemptBounds {
     max_addresses: 8,
 };
 
-fn attempts() -> Attempts {
-    Attempts::new(BOUNDS)
+fn attempts() -> LoginAttempts {
+    LoginAttempts::new(BOUNDS)
 }
 
 /// Something that nobody has shown before.
@@ -24,28 +24,28 @@ fn another() -> SecretHash {
     SecretHash::numbered(SHOWN.get())
 }
 
-fn begin(attempts: &mut Attempts, source: Source, now: u64) -> Turn {
+fn begin(attempts: &mut LoginAttempts, source: AttemptSource, now: u64) -> AttemptTurn {
     attempts.begin(source, another(), || false, false, now)
 }
 
-fn release(attempts: &mut Attempts, now: u64) -> Vec<(Source, Ticket)> {
+fn release(attempts: &mut LoginAttempts, now: u64) -> Vec<(AttemptSource, AttemptTicket)> {
     attempts.release(|_| false, now)
 }
 
 /// Fails so often, one after another, each as soon as it may.
-fn fail(attempts: &mut Attempts, source: Source, times: usize, mut now: u64) -> u64 {
+fn fail(attempts: &mut LoginAttempts, source: AttemptSource, times: usize, mut now: u64) -> u64 {
     for _ in 0..times {
         match begin(attempts, source, now) {
-            Turn::Now => {}
-            Turn::Wait(ticket, _) => loop {
+            AttemptTurn::Now => {}
+            AttemptTurn::Wait(ticket, _) => loop {
                 if release(attempts, now).contains(&(source, ticket)) {
                     break;
                 }
                 now += 1000;
             },
-            Turn::Refused => panic!("nobody else waits"),
+            AttemptTurn::Refused => panic!("nobody else waits"),
         }
-        attempts.ended(source, Outcome::Wrong, now);
+        attempts.ended(source, AttemptOutcome::Wrong, now);
     }
     now
 }
@@ -54,8 +54,11 @@ fn fail(attempts: &mut Attempts, source: Source, times: usize, mut now: u64) -> 
 fn who_fails_is_slowed_and_others_are_not() {
     let mut attempts = attempts();
     assert_eq!(fail(&mut attempts, 1, 4, 0), 0, "these cost nothing");
-    assert!(matches!(begin(&mut attempts, 1, 0), Turn::Wait(_, true)));
-    assert_eq!(begin(&mut attempts, 2, 0), Turn::Now);
+    assert!(matches!(
+        begin(&mut attempts, 1, 0),
+        AttemptTurn::Wait(_, true)
+    ));
+    assert_eq!(begin(&mut attempts, 2, 0), AttemptTurn::Now);
     let mut attempts = super::tests::attempts();
     let after = fail(&mut attempts, 1, 12, 0);
     // 25 + 50 + ... + 800 ms, and then a second each.
@@ -67,14 +70,14 @@ fn of_an_address_that_has_not_failed_everybody_waits() {
     let mut attempts = attempts();
     for number in 0..500 {
         let turn = begin(&mut attempts, 1, 0);
-        assert_eq!(turn == Turn::Now, number < BOUNDS.max_in_flight);
-        assert_ne!(turn, Turn::Refused, "attempt {number}");
+        assert_eq!(turn == AttemptTurn::Now, number < BOUNDS.max_in_flight);
+        assert_ne!(turn, AttemptTurn::Refused, "attempt {number}");
     }
     let (mut taken, mut in_flight) = (0, BOUNDS.max_in_flight);
     while in_flight > 0 {
         taken += in_flight;
         for _ in 0..in_flight {
-            attempts.ended(1, Outcome::Taken, 0);
+            attempts.ended(1, AttemptOutcome::Taken, 0);
         }
         in_flight = release(&mut attempts, 0).len();
     }
@@ -86,15 +89,18 @@ fn a_second_later_there_is_one_more_attempt_however_many_wait() {
     let mut attempts = attempts();
     let now = fail(&mut attempts, 1, 14, 0);
     for _ in 0..5 {
-        assert!(matches!(begin(&mut attempts, 1, now), Turn::Wait(..)));
+        assert!(matches!(
+            begin(&mut attempts, 1, now),
+            AttemptTurn::Wait(..)
+        ));
     }
-    assert_eq!(begin(&mut attempts, 1, now), Turn::Refused);
+    assert_eq!(begin(&mut attempts, 1, now), AttemptTurn::Refused);
     let mut begun = 0;
     for step in 0..3000 {
         let now = now + step * 1000;
         for (source, _) in release(&mut attempts, now) {
             begun += 1;
-            attempts.ended(source, Outcome::Wrong, now);
+            attempts.ended(source, AttemptOutcome::Wrong, now);
         }
     }
     assert!((2..=4).contains(&begun), "{begun} in three seconds");
@@ -104,14 +110,14 @@ fn a_second_later_there_is_one_more_attempt_however_many_wait() {
 fn who_has_not_failed_goes_before_those_who_have() {
     let mut attempts = attempts();
     let now = fail(&mut attempts, 1, 10, 0);
-    let Turn::Wait(failed, _) = attempts.begin(1, another(), || false, true, now) else {
+    let AttemptTurn::Wait(failed, _) = attempts.begin(1, another(), || false, true, now) else {
         panic!("it waits");
     };
-    let Turn::Wait(fresh, _) = begin(&mut attempts, 1, now) else {
+    let AttemptTurn::Wait(fresh, _) = begin(&mut attempts, 1, now) else {
         panic!("it waits");
     };
     assert_eq!(release(&mut attempts, now + 1_000_000), [(1, fresh)]);
-    attempts.ended(1, Outcome::Taken, now + 1_000_000);
+    attempts.ended(1, AttemptOutcome::Taken, now + 1_000_000);
     assert_eq!(release(&mut attempts, now + 2_100_000), [(1, failed)]);
 }
 
@@ -120,9 +126,9 @@ fn what_another_is_served_by_waits_for_nothing_as_long_as_nobody_guesses() {
     let mut attempts = attempts();
     let now = fail(&mut attempts, 1, 10, 0);
     let now = (now / 1_000_000 + 1) * 1_000_000;
-    let right = |attempts: &mut Attempts| attempts.begin(1, another(), || true, true, now);
+    let right = |attempts: &mut LoginAttempts| attempts.begin(1, another(), || true, true, now);
     for _ in 0..10 * LOOKS_A_SECOND {
-        assert_eq!(right(&mut attempts), Turn::Now);
+        assert_eq!(right(&mut attempts), AttemptTurn::Now);
     }
     // Whoever guesses learns no more often what is wrong, and nothing of what is right.
     let mut looks = 0;
@@ -132,12 +138,12 @@ fn what_another_is_served_by_waits_for_nothing_as_long_as_nobody_guesses() {
             false
         };
         let turn = attempts.begin(1, another(), is_served, true, now);
-        if let Turn::Wait(ticket, _) = turn {
+        if let AttemptTurn::Wait(ticket, _) = turn {
             attempts.leave(1, ticket);
         }
     }
     assert_eq!(looks, LOOKS_A_SECOND);
-    assert!(matches!(right(&mut attempts), Turn::Wait(..)));
+    assert!(matches!(right(&mut attempts), AttemptTurn::Wait(..)));
 }
 
 #[test]
@@ -149,22 +155,26 @@ fn who_goes_on_showing_an_old_password_costs_no_looks() {
         let old = SecretHash::numbered(attempt % REMEMBERED as u64);
         let turn = attempts.begin(1, old, || false, true, now);
         assert_eq!(
-            turn == Turn::Refused,
+            turn == AttemptTurn::Refused,
             attempt > BOUNDS.max_waiting as u64,
             "{attempt}"
         );
     }
     // And who is right is served, though as many wait as may.
     let turn = attempts.begin(1, another(), || true, false, now);
-    assert_eq!(turn, Turn::Now);
+    assert_eq!(turn, AttemptTurn::Now);
 }
 
 /// So many begin to wait, each of whom shows something else.
-fn many_wait(attempts: &mut Attempts, many: u64, now: u64) -> Vec<(Ticket, SecretHash)> {
+fn many_wait(
+    attempts: &mut LoginAttempts,
+    many: u64,
+    now: u64,
+) -> Vec<(AttemptTicket, SecretHash)> {
     let begun = (0..many).filter_map(|number| {
         let hash = SecretHash::numbered(number);
         match attempts.begin(1, hash, || false, false, now) {
-            Turn::Wait(ticket, _) => Some((ticket, hash)),
+            AttemptTurn::Wait(ticket, _) => Some((ticket, hash)),
             _ => None,
         }
     });
@@ -172,8 +182,8 @@ fn many_wait(attempts: &mut Attempts, many: u64, now: u64) -> Vec<(Ticket, Secre
 }
 
 /// A slowed address, of which a thousand wait that have all been looked at.
-fn thousand_looked_at() -> (Attempts, Vec<(Ticket, SecretHash)>, u64) {
-    let mut attempts = Attempts::new(AttemptBounds {
+fn thousand_looked_at() -> (LoginAttempts, Vec<(AttemptTicket, SecretHash)>, u64) {
+    let mut attempts = LoginAttempts::new(AttemptBounds {
         max_waiting: 10_000,
         max_delay: Duration::from_secs(3600),
         ..BOUNDS
@@ -211,16 +221,16 @@ fn who_waits_is_let_in_as_soon_as_another_is_served_by_the_same() {
     }
     assert_eq!(in_flight, 500);
     for _ in 0..in_flight {
-        attempts.ended(1, Outcome::Taken, now);
+        attempts.ended(1, AttemptOutcome::Taken, now);
     }
-    let nothing = |_: Ticket| -> bool { panic!("nobody is looked at a second time") };
+    let nothing = |_: AttemptTicket| -> bool { panic!("nobody is looked at a second time") };
     assert!(attempts.release(nothing, now).is_empty());
     // Whoever has left is not let in, and all who show the same are.
     let (left, hash) = waiting[1];
-    let Turn::Wait(ticket, _) = attempts.begin(1, hash, || false, true, now) else {
+    let AttemptTurn::Wait(ticket, _) = attempts.begin(1, hash, || false, true, now) else {
         panic!("it waits");
     };
-    let Turn::Wait(other, _) = attempts.begin(1, hash, || false, false, now) else {
+    let AttemptTurn::Wait(other, _) = attempts.begin(1, hash, || false, false, now) else {
         panic!("it waits");
     };
     attempts.leave(1, left);
@@ -234,7 +244,7 @@ fn what_others_are_served_by_costs_the_address_of_those_who_wait_no_looks() {
         assert!(attempts.served(another()).is_empty());
         if step % 100 == 0 {
             let turn = attempts.begin(1, another(), || true, false, now + step);
-            assert_eq!(turn, Turn::Now);
+            assert_eq!(turn, AttemptTurn::Now);
         }
     }
 }
@@ -244,7 +254,7 @@ fn after_a_reload_those_who_wait_are_looked_at_again() {
     let (mut attempts, waiting, now) = thousand_looked_at();
     attempts.reload(attempts.bounds);
     attempts.leave(1, waiting[0].0);
-    let is_right = |ticket: Ticket| ticket.is_multiple_of(2);
+    let is_right = |ticket: AttemptTicket| ticket.is_multiple_of(2);
     let mut released = Vec::new();
     for _ in 0..=1000 / AGAIN_AT_ONCE {
         let looks = Cell::new(0);
@@ -255,10 +265,14 @@ fn after_a_reload_those_who_wait_are_looked_at_again() {
         released.extend(attempts.release(is_served, now));
         assert!(looks.get() <= AGAIN_AT_ONCE);
         let turn = attempts.begin(1, another(), || true, false, now);
-        assert_eq!(turn, Turn::Now, "that takes no looks from those who come");
+        assert_eq!(
+            turn,
+            AttemptTurn::Now,
+            "that takes no looks from those who come"
+        );
     }
     let tickets = waiting[1..].iter().map(|(ticket, _)| *ticket);
-    let expected: Vec<(Source, Ticket)> = tickets
+    let expected: Vec<(AttemptSource, AttemptTicket)> = tickets
         .filter(|one| is_right(*one))
         .map(|one| (1, one))
         .collect();
@@ -267,7 +281,7 @@ fn after_a_reload_those_who_wait_are_looked_at_again() {
 
 #[test]
 fn who_found_no_look_left_is_looked_at_in_the_next_second() {
-    let mut attempts = Attempts::new(AttemptBounds {
+    let mut attempts = LoginAttempts::new(AttemptBounds {
         max_waiting: 10_000,
         ..BOUNDS
     });
@@ -277,15 +291,15 @@ fn who_found_no_look_left_is_looked_at_in_the_next_second() {
     let mut waiting = Vec::new();
     for _ in 0..50 {
         match attempts.begin(1, another(), || true, false, now) {
-            Turn::Wait(ticket, _) => waiting.push(ticket),
+            AttemptTurn::Wait(ticket, _) => waiting.push(ticket),
             turn => panic!("{turn:?}"),
         }
     }
-    let unseen = |ticket: Ticket| waiting.contains(&ticket);
+    let unseen = |ticket: AttemptTicket| waiting.contains(&ticket);
     assert!(attempts.release(unseen, now).is_empty());
     let released = attempts.release(unseen, now + 1_000_000);
     let released = released.iter().map(|(_, ticket)| *ticket);
-    let released: Vec<Ticket> = released.filter(|ticket| waiting.contains(ticket)).collect();
+    let released: Vec<AttemptTicket> = released.filter(|ticket| waiting.contains(ticket)).collect();
     assert_eq!(released, waiting);
 }
 
@@ -306,13 +320,13 @@ fn nothing_is_left_of_those_who_have_come_and_gone() {
 fn of_an_address_that_has_not_failed_a_few_at_a_time_are_looked_at() {
     let mut attempts = attempts();
     for _ in 0..BOUNDS.max_in_flight {
-        assert_eq!(begin(&mut attempts, 1, 0), Turn::Now);
+        assert_eq!(begin(&mut attempts, 1, 0), AttemptTurn::Now);
     }
-    let Turn::Wait(ticket, false) = begin(&mut attempts, 1, 0) else {
+    let AttemptTurn::Wait(ticket, false) = begin(&mut attempts, 1, 0) else {
         panic!("it waits");
     };
     assert!(release(&mut attempts, 0).is_empty());
-    attempts.ended(1, Outcome::Taken, 0);
+    attempts.ended(1, AttemptOutcome::Taken, 0);
     assert_eq!(release(&mut attempts, 0), [(1, ticket)]);
 }
 
@@ -320,7 +334,7 @@ fn of_an_address_that_has_not_failed_a_few_at_a_time_are_looked_at() {
 fn time_forgives_and_whoever_leaves_is_not_waited_for() {
     let mut attempts = attempts();
     let now = fail(&mut attempts, 1, 10, 0);
-    let Turn::Wait(ticket, _) = begin(&mut attempts, 1, now) else {
+    let AttemptTurn::Wait(ticket, _) = begin(&mut attempts, 1, now) else {
         panic!("it waits");
     };
     attempts.leave(1, ticket);
@@ -329,7 +343,7 @@ fn time_forgives_and_whoever_leaves_is_not_waited_for() {
     assert!(release(&mut attempts, later).is_empty());
     assert_eq!(attempts.len(), 0, "nothing is known of it any more");
     for _ in 0..BOUNDS.max_in_flight {
-        assert_eq!(begin(&mut attempts, 1, later), Turn::Now);
+        assert_eq!(begin(&mut attempts, 1, later), AttemptTurn::Now);
     }
 }
 
@@ -342,7 +356,10 @@ fn addresses_without_end_are_not_remembered_without_end() {
         assert!(attempts.len() <= BOUNDS.max_addresses);
     }
     // Who has failed most is not among those that had to go.
-    assert!(matches!(begin(&mut attempts, 0, now), Turn::Wait(..)));
+    assert!(matches!(
+        begin(&mut attempts, 0, now),
+        AttemptTurn::Wait(..)
+    ));
 }
 
 #[test]
@@ -351,10 +368,10 @@ fn nobody_is_held_back_where_that_is_off() {
         max_delay: Duration::ZERO,
         ..BOUNDS
     };
-    let mut attempts = Attempts::new(off);
+    let mut attempts = LoginAttempts::new(off);
     for _ in 0..100 {
-        assert_eq!(begin(&mut attempts, 1, 0), Turn::Now);
-        attempts.ended(1, Outcome::Wrong, 0);
+        assert_eq!(begin(&mut attempts, 1, 0), AttemptTurn::Now);
+        attempts.ended(1, AttemptOutcome::Wrong, 0);
     }
     assert_eq!(fail(&mut attempts, 1, 100, 0), 0);
 }

@@ -16,7 +16,7 @@ const MAX_PINNED: [Option<usize>; 3] = [Some(1), Some(2), None];
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Thing {
-    Socket(Kind),
+    Socket(SocketKind),
     Lease(usize),
 }
 
@@ -49,7 +49,12 @@ impl Model {
     }
 
     fn sockets(&self) -> [usize; 3] {
-        [Kind::Shared, Kind::Pinned, Kind::Subscription].map(|kind| self.lent(Thing::Socket(kind)))
+        [
+            SocketKind::Shared,
+            SocketKind::Pinned,
+            SocketKind::Subscription,
+        ]
+        .map(|kind| self.lent(Thing::Socket(kind)))
     }
 
     fn leases(&self) -> usize {
@@ -69,11 +74,14 @@ impl Model {
         let [shared, pinned, subscription] = self.sockets();
         let free = pinned + subscription < PINNED;
         match thing {
-            Thing::Socket(Kind::Shared) => shared < SHARED,
-            Thing::Socket(Kind::Pinned) => free,
-            Thing::Socket(Kind::Subscription) => free && self.leases() + subscription < PINNED,
+            Thing::Socket(SocketKind::Shared) => shared < SHARED,
+            Thing::Socket(SocketKind::Pinned) => free,
+            Thing::Socket(SocketKind::Subscription) => {
+                free && self.leases() + subscription < PINNED
+            }
             Thing::Lease(group) => {
-                let set_aside = self.waiting(|thing| thing == Thing::Socket(Kind::Subscription));
+                let set_aside =
+                    self.waiting(|thing| thing == Thing::Socket(SocketKind::Subscription));
                 self.leases() + subscription + set_aside < PINNED
                     && MAX_PINNED[group].is_none_or(|max| self.lent(thing) < max)
             }
@@ -194,9 +202,9 @@ enum Step {
 
 fn thing() -> impl Strategy<Value = Thing> {
     prop_oneof![
-        1 => Just(Thing::Socket(Kind::Shared)),
-        2 => Just(Thing::Socket(Kind::Pinned)),
-        1 => Just(Thing::Socket(Kind::Subscription)),
+        1 => Just(Thing::Socket(SocketKind::Shared)),
+        2 => Just(Thing::Socket(SocketKind::Pinned)),
+        1 => Just(Thing::Socket(SocketKind::Subscription)),
         3 => (0..MAX_PINNED.len()).prop_map(Thing::Lease),
     ]
 }
@@ -213,7 +221,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-fn check(budget: &Budget, model: &Model, waiting: &[Waiting]) {
+fn check(budget: &SocketBudget, model: &Model, waiting: &[Waiting]) {
     let (shared, pinned, subscription) = budget.counts();
     assert_eq!([shared, pinned, subscription], model.sockets());
     assert!(shared <= SHARED && pinned + subscription <= PINNED);
@@ -223,8 +231,12 @@ fn check(budget: &Budget, model: &Model, waiting: &[Waiting]) {
         "every holder of a lease can have a socket"
     );
     assert_eq!(budget.waiting(), model.waiting(|_| true));
-    let wanted =
-        model.waiting(|thing| matches!(thing, Thing::Socket(Kind::Pinned | Kind::Subscription)));
+    let wanted = model.waiting(|thing| {
+        matches!(
+            thing,
+            Thing::Socket(SocketKind::Pinned | SocketKind::Subscription)
+        )
+    });
     assert_eq!(budget.sockets_wanted(), wanted > 0);
     for Waiting { number, bell, .. } in waiting {
         let (_, expected) = model
@@ -244,7 +256,7 @@ fn check(budget: &Budget, model: &Model, waiting: &[Waiting]) {
 fn run(steps: Vec<Step>) {
     let clock = Arc::new(AtomicU64::new(0));
     let time = Arc::clone(&clock);
-    let budget = Budget::new(MAX, SHARED, MAX_PINNED.to_vec(), WORKERS, move || {
+    let budget = SocketBudget::new(MAX, SHARED, MAX_PINNED.to_vec(), WORKERS, move || {
         time.load(Ordering::Relaxed)
     });
     let mut model = Model::default();
@@ -353,14 +365,17 @@ enum Act {
 
 /// Holders keep their pins idle when they finish; all idle pins are closed as soon as somebody wants a socket.
 fn live(acts: Vec<Act>) {
-    let budget = Budget::new(MAX, SHARED, MAX_PINNED.to_vec(), 2, standing);
+    let budget = SocketBudget::new(MAX, SHARED, MAX_PINNED.to_vec(), 2, standing);
     let (mut holders, mut idle) = (Vec::new(), Vec::new());
     let (mut asking, mut subscribed) = (Vec::new(), Vec::new());
     for act in acts {
         match act {
             Act::Borrow(group) => {
                 if let Some(lease) = budget.try_lease(group, 0) {
-                    holders.push(Holder::Waits(lease, budget.wait_socket(Kind::Pinned, 0)));
+                    holders.push(Holder::Waits(
+                        lease,
+                        budget.wait_socket(SocketKind::Pinned, 0),
+                    ));
                 }
             }
             Act::Finish(which) if !holders.is_empty() => {
@@ -368,7 +383,7 @@ fn live(acts: Vec<Act>) {
                     idle.push(pin);
                 }
             }
-            Act::Subscribe => asking.push(budget.wait_socket(Kind::Subscription, 1)),
+            Act::Subscribe => asking.push(budget.wait_socket(SocketKind::Subscription, 1)),
             Act::Unsubscribe(which) if !subscribed.is_empty() => {
                 drop(subscribed.swap_remove(which % subscribed.len()));
             }

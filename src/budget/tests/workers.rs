@@ -17,7 +17,7 @@ fn told() -> (Arc<AtomicU64>, impl Fn() -> u64 + Send + Sync + 'static) {
 #[test]
 fn a_lease_goes_to_a_waiter_of_the_same_worker_within_the_turn() {
     let (clock, time) = told();
-    let budget = Budget::new(2, 1, vec![None], 2, time);
+    let budget = SocketBudget::new(2, 1, vec![None], 2, time);
     let held = budget.try_lease(0, 1).expect("one is left");
     let mut other = budget.wait_lease(0, 0);
     let mut own = budget.wait_lease(0, 1);
@@ -38,37 +38,37 @@ fn a_lease_goes_to_a_waiter_of_the_same_worker_within_the_turn() {
 
 #[test]
 fn what_is_not_wanted_by_the_worker_goes_to_another_at_once() {
-    let budget = Budget::new(2, 1, vec![None], 2, standing);
+    let budget = SocketBudget::new(2, 1, vec![None], 2, standing);
     let held = budget.try_lease(0, 1).expect("one is left");
     let mut other = budget.wait_lease(0, 0);
     drop(held);
     assert!(now_ready(&mut other).is_some());
 }
 
-fn wanted(worker: usize, waiters: usize) -> Wanted {
-    Wanted::Connection { worker, waiters }
+fn wanted(worker: usize, waiters: usize) -> IdleDemand {
+    IdleDemand::Connection { worker, waiters }
 }
 
 #[test]
 fn an_idle_connection_is_wanted_by_the_worker_that_waits_for_it() {
-    let budget = Budget::new(3, 1, vec![None], 3, standing);
+    let budget = SocketBudget::new(3, 1, vec![None], 3, standing);
     let mut held: Vec<_> = (0..2)
-        .map_while(|_| budget.try_socket(Kind::Pinned))
+        .map_while(|_| budget.try_socket(SocketKind::Pinned))
         .collect();
-    assert_eq!(budget.wanted_of(0), Wanted::Nothing);
-    let own = budget.wait_socket(Kind::Pinned, 0);
+    assert_eq!(budget.wanted_of(0), IdleDemand::Nothing);
+    let own = budget.wait_socket(SocketKind::Pinned, 0);
     assert_eq!(
         budget.wanted_of(0),
-        Wanted::Nothing,
+        IdleDemand::Nothing,
         "its own waiter takes it itself"
     );
-    let others = [1, 2, 1].map(|worker| budget.wait_socket(Kind::Pinned, worker));
+    let others = [1, 2, 1].map(|worker| budget.wait_socket(SocketKind::Pinned, worker));
     assert_eq!(budget.wanted_of(0), wanted(1, 2));
     assert_eq!(budget.wanted_of(1), wanted(0, 1));
-    let subscription = budget.wait_socket(Kind::Subscription, 1);
+    let subscription = budget.wait_socket(SocketKind::Subscription, 1);
     assert_eq!(
         budget.wanted_of(0),
-        Wanted::Place,
+        IdleDemand::Place,
         "a subscription needs the place"
     );
     drop((own, others, subscription));
@@ -79,7 +79,7 @@ fn an_idle_connection_is_wanted_by_the_worker_that_waits_for_it() {
 /// A crowd of clients that each want a lease again as soon as they have had one, in the time that passes by itself.
 struct Crowd {
     clock: Arc<AtomicU64>,
-    budget: Arc<Budget>,
+    budget: Arc<SocketBudget>,
     waiting: Vec<(usize, u64, LeaseWait)>,
     /// Until when each is used.
     used: VecDeque<(u64, usize, PinLease)>,
@@ -93,7 +93,7 @@ struct Crowd {
 impl Crowd {
     fn new(leases: usize, clients: &[usize]) -> Self {
         let (clock, time) = told();
-        let budget = Budget::new(leases + 1, 1, vec![None], clients.len(), time);
+        let budget = SocketBudget::new(leases + 1, 1, vec![None], clients.len(), time);
         let mut waiting = Vec::new();
         for (worker, &count) in clients.iter().enumerate() {
             waiting.extend((0..count).map(|_| (worker, 0, budget.wait_lease(0, worker))));

@@ -8,7 +8,7 @@ use crate::client::requests::UNREACHABLE;
 use crate::client::serve::Awaited;
 use crate::client::task::Client;
 use crate::command::PinReason;
-use crate::identity::Flag;
+use crate::identity::ClientFlag;
 use crate::session::Protocol;
 use crate::telemetry::Disconnect;
 use crate::transport::PeerEnd;
@@ -40,11 +40,11 @@ impl Client {
 
     /// Stands in line until the call has ended.
     async fn in_line(&mut self, call: BlockingCall) -> Told<(Rc<Blocked>, WaitOutcome)> {
-        self.flag(Flag::Blocked, true);
+        self.flag(ClientFlag::Blocked, true);
         self.entry.may_be_silent.set(true);
         let whose = WaitOrigin {
             group: self.group(),
-            address: self.card.peer().number(),
+            address: self.record.peer().number(),
         };
         let blocked = Rc::new(
             self.clients
@@ -56,8 +56,10 @@ impl Client {
         let outcome = poll_fn(|cx| blocked.poll(cx));
         let awaited = Awaited::Line(Rc::clone(&blocked));
         let outcome = self.meanwhile(outcome, awaited).await?;
-        self.flag(Flag::Blocked, false);
-        self.entry.may_be_silent.set(self.card.has(Flag::Pubsub));
+        self.flag(ClientFlag::Blocked, false);
+        self.entry
+            .may_be_silent
+            .set(self.record.has(ClientFlag::Pubsub));
         self.entry.blocked.borrow_mut().take();
         self.note_kept(0);
         Ok((blocked, outcome))

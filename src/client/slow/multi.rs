@@ -10,7 +10,7 @@ use crate::client::serve::Awaited;
 use crate::client::task::{Client, Wait};
 use crate::command::{CommandId, Delays, Local, PinReason, TransactionCommand};
 use crate::exchange::{RequestKind, Show};
-use crate::identity::Flag;
+use crate::identity::ClientFlag;
 use crate::resp::speak::{OK, encode_request};
 use crate::resp::{Request, parse_integer};
 use crate::session::{Change, PinnedCommand, ReplyMode, Route, Routed, State};
@@ -178,7 +178,7 @@ impl Client {
             Err(next) => return next,
         };
         let shows_all = self.session.reply == ReplyMode::On;
-        if self.card.has(Flag::Pubsub) || self.pin_use.queues_own || !shows_all {
+        if self.record.has(ClientFlag::Pubsub) || self.pin_use.queues_own || !shows_all {
             return self.spoil_transaction(request, command, NOT_IN_MULTI);
         }
         if !self.note_queued(request, command) {

@@ -12,7 +12,7 @@ use crate::client::subscribed::{in_own_words, pong, too_many};
 use crate::client::task::Client;
 use crate::command::spec;
 use crate::fanout::TopicKind;
-use crate::identity::Flag;
+use crate::identity::ClientFlag;
 use crate::session::malformed;
 use crate::texts::unknown_command;
 use crate::upstream::SubscribeResult;
@@ -46,7 +46,7 @@ impl Client {
         if subscribes {
             return self.subscribe(kind, slow).await;
         }
-        if self.card.has(Flag::Pubsub) {
+        if self.record.has(ClientFlag::Pubsub) {
             self.behind_messages().await?;
         }
         self.count(1, command);
@@ -55,7 +55,7 @@ impl Client {
         }
         let names = (request.count() > 1).then(|| request.arguments().skip(1));
         let subscriptions = self.subscriptions();
-        let told = subscriptions.unsubscribe(self.card.id(), &self.outlet, kind, names);
+        let told = subscriptions.unsubscribe(self.record.id(), &self.outlet, kind, names);
         self.confirmed(told, slow).await
     }
 
@@ -74,18 +74,21 @@ impl Client {
             .is_for(self.session.state.user.as_ref());
         self.count(1, command);
         let upstream = &self.clients.upstream;
-        if self.subscriptions().counts(self.card.id()).total() == 0 {
+        if self.subscriptions().counts(self.record.id()).total() == 0 {
             upstream.place_subscriber(&self.outlet);
         }
         let names = request.arguments().skip(1);
         if self.means_many_topics(kind, true, &request) {
-            match self.subscriptions().may_subscribe_to(self.card.id(), names) {
+            match self
+                .subscriptions()
+                .may_subscribe_to(self.record.id(), names)
+            {
                 Err(_) => self.answer(&too_many()),
                 Ok(()) => self.with_many_topics(kind, true, &request).await?,
             }
             return Ok(());
         }
-        match upstream.subscribe(self.card.id(), &self.outlet, kind, names) {
+        match upstream.subscribe(self.record.id(), &self.outlet, kind, names) {
             Err(_) => self.answer(&too_many()),
             Ok(told) => {
                 // From here on the names are kept, whether the server answers or not.

@@ -4,7 +4,7 @@
 //! Redis knows few filters, and other ones for either command. Valkey has had one grammar for both since 8.1, and since 9.0
 //! one with many more words.
 
-use super::{ClientFilter, ClientType, KillFilter, ListFilter, Traits};
+use super::{ClientFilter, ClientTraits, ClientType, KillFilter, ListFilter};
 use crate::resp::parse_integer;
 use crate::texts::ServerVersion;
 
@@ -205,7 +205,7 @@ fn unified(server: ServerVersion, args: &[&[u8]], filter: &mut ClientFilter) -> 
 
 /// Takes all numbers that stand here. Returns what stands behind them.
 fn take_ids<'a, 'b>(
-    traits: &mut Traits,
+    traits: &mut ClientTraits,
     mut words: &'a [&'b [u8]],
 ) -> Result<&'a [&'b [u8]], String> {
     let ids = traits.ids.get_or_insert_default();

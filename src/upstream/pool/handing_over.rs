@@ -5,7 +5,7 @@
 use std::rc::Rc;
 
 use super::Upstream;
-use crate::budget::Wanted;
+use crate::budget::IdleDemand;
 use crate::server::ServerId;
 use crate::session::{Credentials, State};
 use crate::upstream::closing::ServerEnd;
@@ -56,8 +56,8 @@ impl LinkParcel {
 
 impl Upstream {
     /// Tells whether what is wanted is on its way already.
-    pub(super) fn is_on_its_way(&self, wanted: Wanted) -> bool {
-        let Wanted::Connection { worker, waiters } = wanted else {
+    pub(super) fn is_on_its_way(&self, wanted: IdleDemand) -> bool {
+        let IdleDemand::Connection { worker, waiters } = wanted else {
             return false;
         };
         let under_way = self.thread.process.passing.under_way(worker);
@@ -65,8 +65,8 @@ impl Upstream {
     }
 
     /// Gives an idle connection to the worker where it is wanted. Returns false where it is not, or cannot go.
-    pub(super) fn pass_on(&self, link: &Rc<Link>, wanted: Wanted) -> bool {
-        let Wanted::Connection { worker, .. } = wanted else {
+    pub(super) fn pass_on(&self, link: &Rc<Link>, wanted: IdleDemand) -> bool {
+        let IdleDemand::Connection { worker, .. } = wanted else {
             return false;
         };
         let is_taken = self.thread.process.passing.under_way(worker).is_some();

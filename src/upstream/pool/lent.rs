@@ -16,7 +16,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::{NO_SECRET, Upstream};
-use crate::budget::{Kind as SocketKind, PinLease, SocketPermit, Wanted};
+use crate::budget::{IdleDemand, PinLease, SocketKind, SocketPermit};
 use crate::failover::Node;
 use crate::resp::speak::encode_request;
 use crate::session::{Change, State, steps};
@@ -268,7 +268,7 @@ impl Upstream {
             return;
         }
         let wanted = budget.wanted_of(self.thread.index);
-        if wanted == Wanted::Nothing || self.is_on_its_way(wanted) {
+        if wanted == IdleDemand::Nothing || self.is_on_its_way(wanted) {
             return;
         }
         if let Some(link) = self.idle.pop()

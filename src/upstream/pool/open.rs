@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::reconnect::{FailedAttempt, ReconnectPause};
 use super::{SharedWaitOutcome, SharedWaiter, Upstream, WaitError};
-use crate::budget::{Kind, SocketPermit};
+use crate::budget::{SocketKind, SocketPermit};
 use crate::config::Reconnect;
 use crate::failover::ConnectTurn;
 use crate::server::{ConnectNews, ConnectProbe};
@@ -25,7 +25,7 @@ const FOLLOW_WITHIN: Duration = Duration::from_millis(50);
 /// Holds a turn at the rate of connects that has not come yet. Its drop leaves it to others.
 struct AwaitedTurn<'a> {
     process: &'a Process,
-    kind: Kind,
+    kind: SocketKind,
     per_second: u32,
 }
 
@@ -65,7 +65,7 @@ impl Upstream {
                 self.schedule.borrow_mut().lost(slot);
                 return self.act();
             };
-            self.connect_turn(Kind::Shared).await;
+            self.connect_turn(SocketKind::Shared).await;
             let name = self.name("shared");
             let (link, refusal) = match connect(&self.thread, &state, name, permit, None).await {
                 Ok(link) => (link, None),
@@ -246,7 +246,7 @@ impl Upstream {
     }
 
     /// Waits for a turn at the rate of connects. Whoever gives up before it has come leaves it to others.
-    pub(super) async fn connect_turn(&self, kind: Kind) {
+    pub(super) async fn connect_turn(&self, kind: SocketKind) {
         let process = &self.thread.process;
         let per_second = self.thread.settings().upstream.max_connects_per_second;
         let wait = process
@@ -338,7 +338,7 @@ impl Upstream {
     pub(super) async fn first_permit(&self) -> Option<SocketPermit> {
         let limit = self.thread.settings().upstream.connect_timeout;
         let any = async {
-            let mut reserved = std::pin::pin!(self.permit(Kind::Shared));
+            let mut reserved = std::pin::pin!(self.permit(SocketKind::Shared));
             // Most servers have closed theirs by then.
             let waited = tokio::time::timeout(LINGER.min(limit / 2), &mut reserved).await;
             match waited {
@@ -374,7 +374,7 @@ impl Upstream {
         let group = settings.groups.len();
         let lease = budget.wait_lease(group, self.thread.index).await;
         let permit = loop {
-            if let Some(permit) = budget.try_socket(Kind::Pinned) {
+            if let Some(permit) = budget.try_socket(SocketKind::Pinned) {
                 break permit;
             }
             // What falls idle meanwhile is closed in its turn.

@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 
 use super::lent::{Pin, PinError};
 use super::{SharedWait, Upstream, WaitError};
-use crate::auth::{Known, Permission, is_refusal, is_wrong_password};
+use crate::auth::{KnownPermission, PermissionResult, is_refusal, is_wrong_password};
 use crate::command::{ClientSub, Delays};
 use crate::fanout::TopicKind;
 use crate::resp::speak::encode_request;
@@ -77,7 +77,7 @@ impl Upstream {
             return;
         }
         for sub in [ClientSub::List, ClientSub::Kill, ClientSub::Unblock] {
-            let is_known = self.thread.permission(None, sub) != Known::Nothing;
+            let is_known = self.thread.permission(None, sub) != KnownPermission::Nothing;
             let Some(question) = stand_in_for(sub).filter(|_| !is_known) else {
                 continue;
             };
@@ -102,7 +102,7 @@ impl Upstream {
         (state, group): (State, Option<usize>),
         sub: ClientSub,
         question: Vec<u8>,
-    ) -> Result<Permission, PinError> {
+    ) -> Result<PermissionResult, PinError> {
         let answer = match self.answer_for(&state, group, &question).await? {
             Ok(answer) => answer,
             Err(refusal) => return Ok(Err(refusal)),
@@ -226,7 +226,7 @@ impl Upstream {
         self: Rc<Self>,
         (state, group): (State, usize),
         probe: &[u8],
-    ) -> Result<Permission, PinError> {
+    ) -> Result<PermissionResult, PinError> {
         loop {
             if let Some(link) = self.shared_for(&state, Delays::NONE) {
                 return self.ask_on(&link, probe, None).await;
@@ -288,7 +288,7 @@ impl Upstream {
         link: &Rc<Link>,
         probe: &[u8],
         sub: Option<ClientSub>,
-    ) -> Result<Permission, PinError> {
+    ) -> Result<PermissionResult, PinError> {
         Ok(permission(sub, self.answer_on(link, probe).await?))
     }
 
@@ -418,7 +418,7 @@ impl Upstream {
 }
 
 /// Reads what an answer says of a permission.
-fn permission(sub: Option<ClientSub>, answer: Vec<u8>) -> Permission {
+fn permission(sub: Option<ClientSub>, answer: Vec<u8>) -> PermissionResult {
     match is_refusal(sub, &answer) {
         true => Err(answer),
         false => Ok(()),
@@ -434,7 +434,7 @@ fn still_takes(answer: &[u8]) -> Option<bool> {
 }
 
 /// Reads whether an answer to a question about a permission grants it; `None`: it is about something else.
-fn still_permits(answer: &Permission) -> Option<bool> {
+fn still_permits(answer: &PermissionResult) -> Option<bool> {
     match answer {
         Ok(()) => Some(true),
         Err(refusal) => is_no_permission(refusal).then_some(false),

@@ -18,7 +18,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, oneshot};
 
 use super::Upstream;
-use crate::budget::Kind as SocketKind;
+use crate::budget::SocketKind;
 use crate::command::Delays;
 use crate::config::OnSubscriptionLoss;
 use crate::exchange::Violation;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use super::{CallLink, LONGEST_PAUSE};
-use crate::auth::Known;
+use crate::auth::KnownPermission;
 use crate::budget::PinLease;
 use crate::command::ClientSub;
 use crate::exchange::{Answer, OwnCall, OwnReply, Pace};
@@ -319,7 +319,7 @@ impl Upstream {
         let server = self.thread.server_version();
         self.blocked.waits.borrow_mut().served_by(server);
         match self.thread.permission(None, ClientSub::Unblock) {
-            Known::Now(Ok(())) => {
+            KnownPermission::Now(Ok(())) => {
                 self.blocked.waits.borrow_mut().can_end_calls(true);
                 if self.blocked.has_told_of_ends.replace(false) {
                     tracing::info!(
@@ -327,18 +327,18 @@ impl Upstream {
                     );
                 }
             }
-            Known::Now(Err(_)) => {
+            KnownPermission::Now(Err(_)) => {
                 self.calls_end_by_themselves();
             }
-            Known::Before(Err(_)) => {
+            KnownPermission::Before(Err(_)) => {
                 self.calls_end_by_themselves();
                 self.ask_whether_calls_can_be_ended();
             }
             // It has been asked, and will have said so soon.
-            Known::Nothing => {
+            KnownPermission::Nothing => {
                 self.blocked.waits.borrow_mut().can_end_calls(false);
             }
-            Known::Before(Ok(())) => {}
+            KnownPermission::Before(Ok(())) => {}
         }
     }
 

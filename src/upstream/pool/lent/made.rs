@@ -8,7 +8,7 @@ use std::rc::Rc;
 use tokio::sync::oneshot;
 
 use super::PinError;
-use crate::budget::{Kind, SocketPermit};
+use crate::budget::{SocketKind, SocketPermit};
 use crate::session::{Change, State};
 use crate::upstream::handshake::{ConnectError, connect};
 use crate::upstream::link::Link;
@@ -68,7 +68,7 @@ impl Upstream {
         let (tell, told) = oneshot::channel::<MadeOrRefused>();
         let (upstream, state) = (Rc::clone(self), state.clone());
         tokio::task::spawn_local(async move {
-            debug_assert_eq!(permit.kind(), Kind::Pinned);
+            debug_assert_eq!(permit.kind(), SocketKind::Pinned);
             let (name, best) = (upstream.name("pinned"), upstream.node_of_shared());
             let (link, refusal) = match connect(&upstream.thread, &state, name, permit, best).await
             {

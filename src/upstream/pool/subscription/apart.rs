@@ -5,7 +5,7 @@
 use std::rc::Rc;
 
 use super::Subscriptions;
-use crate::budget::Kind as SocketKind;
+use crate::budget::SocketKind;
 use crate::fanout::{
     LossRemedy, SubscriberId, SubscriptionFrame, SubscriptionSide, SuspectPresence, TopicMessage,
     read,
