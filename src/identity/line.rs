@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{ClientFlag, ClientRecord, NO_COMMAND, shown_user};
+use super::{ClientFlag, ClientNames, ClientRecord, NO_COMMAND, shown_user};
 use crate::texts::ServerVersion;
 
 /// Says which fields the server writes beside those that Redis has written since 6.2.
@@ -117,6 +117,16 @@ fn write_line<S: AsRef<str>>(
             line.push_str(if fields.of_7_0 { name } else { container });
         }
     }
+    write_user(line, record, &names, fields)
+}
+
+/// Writes the fields from `user` to `tot-cmds`.
+fn write_user(
+    line: &mut String,
+    record: &ClientRecord,
+    names: &ClientNames,
+    fields: &LineFields,
+) -> std::fmt::Result {
     let redirection = if record.has(ClientFlag::Tracking) {
         record.redirect.get() as i64
     } else {
