@@ -109,7 +109,12 @@ impl Client {
                 self.unblock(words);
             }
             _ => {
+                // In its own line the request is still there, as at the server.
+                let query = &self.record.query_bytes;
+                let before = query.get();
+                query.set(before.max(request.bytes().len() as u64));
                 let reply = self.own_clients().answer(sub, request);
+                self.record.query_bytes.set(before);
                 self.note_kept(0);
                 self.answer(&reply);
             }

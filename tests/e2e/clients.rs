@@ -378,3 +378,21 @@ fn databases_and_protocols_beyond_the_pool_are_kept_apart() {
         }
     });
 }
+
+#[test]
+fn a_client_that_asks_for_its_own_line_is_in_the_middle_of_its_request() {
+    let redis = Redis::start(&[]);
+    let respool = Respool::start(&redis);
+    let mut client = respool.client();
+    let request = encode(&["CLIENT", "INFO"]);
+    // The first may wait for the server's leave, the second does not.
+    for _ in 0..2 {
+        client.send(&request);
+        let line = client.reply().text();
+        let unread = field(line.trim_end(), "qbuf");
+        assert_eq!(unread, request.len().to_string(), "{line}");
+    }
+    let list = respool.client().cmd(&["CLIENT", "LIST"]).text();
+    let line = list.lines().next().expect("it is the first");
+    assert_eq!(field(line, "qbuf"), "0", "it is done with: {line}");
+}
