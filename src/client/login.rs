@@ -7,7 +7,7 @@ use super::changing_user::LoginUnderWay;
 use super::local::client_name;
 use super::serve::Awaited;
 use super::slow::Told;
-use super::task::Client;
+use super::task::{Client, Wait};
 use crate::auth::{AttemptOutcome, is_wrong_password};
 use crate::command::{Local, same_word};
 use crate::config::AuthMode;
@@ -99,7 +99,10 @@ impl Client {
         }
         self.session.state.user = self.clients.guest();
         self.note_user();
-        if self.session.state.user.is_some() && (self.pin.is_some() || self.is_blocked()) {
+        // What it waits for may be given to it in the state in which it has asked for it.
+        let is_waiting = matches!(self.wait, Wait::Story(_) | Wait::Shared(..));
+        let goes_on = self.pin.is_some() || self.is_blocked() || is_waiting;
+        if self.session.state.user.is_some() && goes_on {
             self.outlet.close(Disconnect::AuthenticationLost);
         }
     }

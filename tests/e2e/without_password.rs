@@ -187,3 +187,45 @@ fn nobody_is_told_that_a_server_cannot_be_reached_that_refuses_respools_login() 
         assert_eq!(say(&mut client, line), Value::error(told), "{line}");
     }
 }
+
+/// A reload gives respool a user of its own, who may do more than those who have not authenticated.
+#[test]
+fn who_waits_for_a_connection_while_respool_gets_a_user_does_not_run_as_it() {
+    let redis = Redis::start(&[]);
+    for user in [
+        "ACL SETUSER own on >pw ~* &* +@all",
+        "ACL SETUSER default on nopass ~* &* +@all -keys",
+    ] {
+        assert_eq!(redis.cmd(&words(user)), Value::ok());
+    }
+    let with = |login: &str| {
+        Respool::with(&redis)
+            .top("workers = 1")
+            .upstream(&format!(
+                "max_connections = 3\nshared_connections = 1\n{login}"
+            ))
+            .section("[auth]\nmode = \"passthrough\"")
+    };
+    let respool = with("").start();
+    let mut holders: Vec<Client> = (0..2).map(|_| respool.client()).collect();
+    for holder in &mut holders {
+        assert_eq!(say(holder, "WATCH k"), Value::ok());
+    }
+    let mut waiting = Vec::new();
+    for line in ["MULTI", "WATCH q", "CLIENT TRACKING ON", "MONITOR"] {
+        let mut client = respool.client();
+        assert!(say(&mut client, "KEYS *").text().starts_with("NOPERM"));
+        client.send(encode(&words(line)));
+        waiting.push((line, client));
+    }
+    let pins = || respool.metric("respool_upstream_waiting_pins");
+    eventually(|| pins() == 4.0, "each waits for a connection");
+    respool.reload(&with("username = \"own\"\npassword = \"pw\""));
+    drop(holders);
+    for (line, client) in &mut waiting {
+        let told = client.read_to_end();
+        assert!(told.is_empty(), "{line}: {told:?}");
+    }
+    let reply = say(&mut respool.client(), "KEYS *").text();
+    assert!(reply.starts_with("NOPERM"), "{reply}");
+}
