@@ -23,6 +23,9 @@ use crate::waits::CallConnectionId;
 /// A server that has not done a write for so long may hold it back.
 const PROBED_WITHIN: Duration = Duration::from_millis(200);
 
+/// For so long a connection is awaited on which the server is probed: it may let none be opened.
+const APART_WITHIN: Duration = Duration::from_secs(1);
+
 /// For so long a pause is believed to be in force that has held one back.
 const HELD_FOR: Duration = Duration::from_secs(1);
 
@@ -234,25 +237,35 @@ impl Upstream {
         if let Some(lease) = lease.and_then(|()| lend()) {
             let now = self.thread.clock.now_micros();
             self.blocked.probe.sent_micros.set(now);
-            tokio::task::spawn_local(Rc::clone(self).probe_apart(lease));
+            let (upstream, node) = (Rc::clone(self), node.clone());
+            tokio::task::spawn_local(upstream.probe_apart(lease, node, may_be_shared));
             return true;
         }
+        may_be_shared && self.probe_on_shared(node)
+    }
+
+    /// Probes on a shared connection, where there is one.
+    fn probe_on_shared(self: &Rc<Self>, node: &Node) -> bool {
         let is_own = |link: &Link| link.state().user.is_none();
         let link = self.shared_at(node, is_own);
         let link = link.or_else(|| self.shared_at(node, |_| true));
-        let Some(link) = link.filter(|_| may_be_shared) else {
-            return false;
-        };
-        self.probe(&link, || {});
-        true
+        if let Some(link) = &link {
+            self.probe(link, || {});
+        }
+        link.is_some()
     }
 
-    /// Probes on a connection lent for it, which it does not keep for as long as a pause is.
-    async fn probe_apart(self: Rc<Self>, lease: PinLease) {
+    /// Probes on a connection lent for it, which it does not keep for as long as a pause is; on a shared one where the server lets none be
+    /// opened.
+    async fn probe_apart(self: Rc<Self>, lease: PinLease, node: Node, may_be_shared: bool) {
         let limit = self.thread.settings().upstream.connect_timeout;
         let unused = self.unused(&State::INITIAL);
-        let Some(Ok(link)) = self.thread.within(limit, unused).await else {
-            return self.blocked.probe.sent_micros.set(0);
+        let Some(Ok(link)) = self.thread.within(limit.min(APART_WITHIN), unused).await else {
+            drop(lease);
+            if !(may_be_shared && self.probe_on_shared(&node)) {
+                self.blocked.probe.sent_micros.set(0);
+            }
+            return;
         };
         let pin = self.lend(Rc::clone(&link), lease, None);
         let (tell, told) = oneshot::channel::<()>();
