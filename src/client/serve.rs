@@ -410,8 +410,10 @@ impl Client {
 
     /// Tells why it is time to close; `None`: it is not.
     fn has_ended(&self) -> Option<Disconnect> {
+        // While it waits the rest may be here already, unread.
+        let reads_on = matches!(self.wait, Wait::Nothing);
         let is_cut_off = self.is_at_end && self.sent_ahead.is_none() && self.streaming.is_some();
-        if is_cut_off || self.leaves_its_call() {
+        if (is_cut_off && reads_on) || self.leaves_its_call() {
             return Some(Disconnect::Closed);
         }
         if matches!(self.wait, Wait::Story(Awaited::Line(_))) {

@@ -440,3 +440,24 @@ fn an_element_goes_back_whose_user_may_not_log_in_any_more() {
         assert!(!others.cmd(&["GET", "none"]).is_error());
     });
 }
+
+/// The last of it has come, and the end of what its client sends, while it waits for what a message of this size may do to subscribers.
+#[test]
+fn a_large_message_of_who_has_finished_sending_is_published() {
+    let redis = Redis::start(&["--client-output-buffer-limit", "pubsub 2mb 1mb 60"]);
+    let respool = Respool::with(&redis).top("workers = 1").start();
+    let message = "x".repeat(30_000_000);
+    let requests = [
+        encode(&["GET", "a"]),
+        encode(&["PUBLISH", "c", message.as_str()]),
+    ]
+    .concat();
+    for round in 0..8 {
+        let mut client = respool.client();
+        client.send(&requests);
+        client.finish_sending();
+        assert!(client.reply().is_null());
+        let published = client.try_reply();
+        assert_eq!(published, Some(Value::Int(0)), "{round}");
+    }
+}
