@@ -444,7 +444,14 @@ fn an_element_goes_back_whose_user_may_not_log_in_any_more() {
 /// The last of it has come, and the end of what its client sends, while it waits for what a message of this size may do to subscribers.
 #[test]
 fn a_large_message_of_who_has_finished_sending_is_published() {
-    let redis = Redis::start(&["--client-output-buffer-limit", "pubsub 2mb 1mb 60"]);
+    let redis = Redis::start(&[]);
+    let limits = [
+        "CONFIG",
+        "SET",
+        "client-output-buffer-limit",
+        "pubsub 2mb 1mb 60",
+    ];
+    assert_eq!(redis.cmd(&limits), Value::ok());
     let respool = Respool::with(&redis).top("workers = 1").start();
     let message = "x".repeat(30_000_000);
     let requests = [
