@@ -207,12 +207,17 @@ impl World {
                 "{violation:?}"
             );
         }
-        self.searched |= self.is_searching();
+        // Of the question that was asked last a part may be at the server, though its search is over.
+        self.searched |= self.is_searching() || self.exchange.due.iter().any(is_asked_last);
         let ending = [Ending::Lost, Ending::Finished][self.dice.roll(2) as usize];
         let lent_to = self.is_lent.then(|| self.clients[0].0.clone());
         let is_again_on = lent_to.is_none();
         let exchange = std::mem::replace(&mut self.exchange, Exchange::begun(0, 0, rand::random));
-        let begun = self.begun_entry();
+        let mut sent = exchange.due.iter().rev();
+        let last_sent = sent.find(|due| due.start() < exchange.sent_total);
+        let begun = self
+            .begun_entry()
+            .filter(|_| !last_sent.is_some_and(is_asked_last));
         // What the exchange took for unanswered, frames dropped with the connection included.
         let count: Vec<u32> = (self.clients.iter())
             .map(|(client, _)| client.0.outstanding.get())
@@ -345,4 +350,14 @@ fn strip_fences(bytes: &[u8]) -> Vec<u8> {
     }
     assert!(server.begun.is_empty(), "whole requests come back");
     kept
+}
+
+fn is_asked_last(due: &Due<super::ModelClient>) -> bool {
+    matches!(
+        due,
+        Due::Own {
+            reply: OwnReply::Last(_),
+            ..
+        }
+    )
 }
