@@ -23,7 +23,7 @@ use crate::waits::CallConnectionId;
 /// A server that has not done a write for so long may hold it back.
 const PROBED_WITHIN: Duration = Duration::from_millis(200);
 
-/// For so long a connection is awaited on which the server is probed: it may let none be opened.
+/// For so long a connection is awaited on which the server is probed; after that it is looked whether the server gives any.
 const APART_WITHIN: Duration = Duration::from_secs(1);
 
 /// For so long a pause is believed to be in force that has held one back.
@@ -232,40 +232,32 @@ impl Upstream {
     /// Sends a write that changes nothing, and that a pause of writes holds back: on a connection lent for it, where nobody stands behind it, or
     /// else on a shared one, if it may. False: it is not sent.
     fn send_probe(self: &Rc<Self>, node: &Node, may_be_shared: bool) -> bool {
+        // A server that takes no more connections gives none to wait for.
+        let is_to_be_had = !self.is_refused() || !self.idle.all().is_empty();
+        let may_be_lent = is_to_be_had && !self.thread.is_nobody();
         let lend = || self.thread.process.budget.try_lease(0, self.thread.index);
-        let lease = Some(()).filter(|()| !self.thread.is_nobody());
-        if let Some(lease) = lease.and_then(|()| lend()) {
+        if let Some(lease) = may_be_lent.then(lend).flatten() {
             let now = self.thread.clock.now_micros();
             self.blocked.probe.sent_micros.set(now);
-            let (upstream, node) = (Rc::clone(self), node.clone());
-            tokio::task::spawn_local(upstream.probe_apart(lease, node, may_be_shared));
+            tokio::task::spawn_local(Rc::clone(self).probe_apart(lease));
             return true;
         }
-        may_be_shared && self.probe_on_shared(node)
-    }
-
-    /// Probes on a shared connection, where there is one.
-    fn probe_on_shared(self: &Rc<Self>, node: &Node) -> bool {
         let is_own = |link: &Link| link.state().user.is_none();
         let link = self.shared_at(node, is_own);
         let link = link.or_else(|| self.shared_at(node, |_| true));
-        if let Some(link) = &link {
-            self.probe(link, || {});
-        }
-        link.is_some()
+        let Some(link) = link.filter(|_| may_be_shared) else {
+            return false;
+        };
+        self.probe(&link, || {});
+        true
     }
 
-    /// Probes on a connection lent for it, which it does not keep for as long as a pause is; on a shared one where the server lets none be
-    /// opened.
-    async fn probe_apart(self: Rc<Self>, lease: PinLease, node: Node, may_be_shared: bool) {
+    /// Probes on a connection lent for it, which it does not keep for as long as a pause is.
+    async fn probe_apart(self: Rc<Self>, lease: PinLease) {
         let limit = self.thread.settings().upstream.connect_timeout;
         let unused = self.unused(&State::INITIAL);
         let Some(Ok(link)) = self.thread.within(limit.min(APART_WITHIN), unused).await else {
-            drop(lease);
-            if !(may_be_shared && self.probe_on_shared(&node)) {
-                self.blocked.probe.sent_micros.set(0);
-            }
-            return;
+            return self.blocked.probe.sent_micros.set(0);
         };
         let pin = self.lend(Rc::clone(&link), lease, None);
         let (tell, told) = oneshot::channel::<()>();
