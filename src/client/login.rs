@@ -91,7 +91,7 @@ impl Client {
     }
 
     /// A reload has given respool a secret: whoever has not authenticated is not its own user any more. What holds a connection as
-    /// that user ends.
+    /// that user, or waits for one, ends.
     pub(super) fn become_guest(&mut self) {
         let is_passed_through = self.clients.thread.settings().auth.mode == AuthMode::Passthrough;
         if !is_passed_through || self.session.state.user.is_some() {
@@ -99,9 +99,9 @@ impl Client {
         }
         self.session.state.user = self.clients.guest();
         self.note_user();
-        // What it waits for may be given to it in the state in which it has asked for it.
-        let is_waiting = matches!(self.wait, Wait::Story(_) | Wait::Shared(..));
-        let goes_on = self.pin.is_some() || self.is_blocked() || is_waiting;
+        // It is lent in the state in which it was asked for; all else is looked at anew when it comes.
+        let is_lent_to = matches!(self.wait, Wait::Story(Awaited::Loan));
+        let goes_on = self.pin.is_some() || self.is_blocked() || is_lent_to;
         if self.session.state.user.is_some() && goes_on {
             self.outlet.close(Disconnect::AuthenticationLost);
         }

@@ -1,7 +1,7 @@
 //! A server that wants a password, and a respool that has none: clients that bring their own are served, and all others are told
 //! what the server tells them.
 
-use crate::harness::{Client, Redis, Respool, Value, encode, eventually, words};
+use crate::harness::{Client, Redis, Respool, RespoolSettings, Value, encode, eventually, words};
 
 /// Starts a server whose default user has a password, and a user `ann`.
 fn locked() -> Redis {
@@ -188,6 +188,18 @@ fn nobody_is_told_that_a_server_cannot_be_reached_that_refuses_respools_login() 
     }
 }
 
+/// What a reload gives respool.
+const LOGIN_OF_OWN: &str = "username = \"own\"\npassword = \"pw\"";
+
+fn with_login(redis: &Redis, login: &str) -> RespoolSettings {
+    Respool::with(redis)
+        .top("workers = 1")
+        .upstream(&format!(
+            "max_connections = 3\nshared_connections = 1\n{login}"
+        ))
+        .section("[auth]\nmode = \"passthrough\"")
+}
+
 /// A reload gives respool a user of its own, who may do more than those who have not authenticated.
 #[test]
 fn who_waits_for_a_connection_while_respool_gets_a_user_does_not_run_as_it() {
@@ -198,15 +210,7 @@ fn who_waits_for_a_connection_while_respool_gets_a_user_does_not_run_as_it() {
     ] {
         assert_eq!(redis.cmd(&words(user)), Value::ok());
     }
-    let with = |login: &str| {
-        Respool::with(&redis)
-            .top("workers = 1")
-            .upstream(&format!(
-                "max_connections = 3\nshared_connections = 1\n{login}"
-            ))
-            .section("[auth]\nmode = \"passthrough\"")
-    };
-    let respool = with("").start();
+    let respool = with_login(&redis, "").start();
     let mut holders: Vec<Client> = (0..2).map(|_| respool.client()).collect();
     for holder in &mut holders {
         assert_eq!(say(holder, "WATCH k"), Value::ok());
@@ -220,7 +224,7 @@ fn who_waits_for_a_connection_while_respool_gets_a_user_does_not_run_as_it() {
     }
     let pins = || respool.metric("respool_upstream_waiting_pins");
     eventually(|| pins() == 4.0, "each waits for a connection");
-    respool.reload(&with("username = \"own\"\npassword = \"pw\""));
+    respool.reload(&with_login(&redis, LOGIN_OF_OWN));
     drop(holders);
     for (line, client) in &mut waiting {
         let told = client.read_to_end();
@@ -228,4 +232,27 @@ fn who_waits_for_a_connection_while_respool_gets_a_user_does_not_run_as_it() {
     }
     let reply = say(&mut respool.client(), "KEYS *").text();
     assert!(reply.starts_with("NOPERM"), "{reply}");
+}
+
+#[test]
+fn who_is_about_to_authenticate_while_respool_gets_a_user_stays() {
+    let redis = Redis::start(&[]);
+    let own = words("ACL SETUSER own on >pw ~* &* +@all");
+    assert_eq!(redis.cmd(&own), Value::ok());
+    let respool = with_login(&redis, "").start();
+    let mut clients: Vec<Client> = (0..2).map(|_| respool.client()).collect();
+    clients.iter_mut().for_each(Client::ping);
+    redis.pause();
+    for (client, line) in clients.iter_mut().zip(["AUTH own pw", "SELECT 5"]) {
+        let before = respool.metric("respool_client_commands_total");
+        client.send(encode(&words(line)));
+        let asked = || respool.metric("respool_client_commands_total");
+        eventually(|| asked() > before, "it waits for the server");
+    }
+    respool.reload(&with_login(&redis, LOGIN_OF_OWN));
+    redis.resume();
+    for client in &mut clients {
+        assert_eq!(client.reply(), Value::ok());
+        client.ping();
+    }
 }
