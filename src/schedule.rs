@@ -27,8 +27,8 @@ const QUANTUM: u32 = 256;
 /// come on top. Requests that take the server 10 ms each would else keep others waiting for two and a half seconds.
 const QUANTUM_MICROS: u64 = 5_000;
 
-/// Who stands behind so many others of its address logs in as if it had come so many times this number of turns later: behind
-/// the first attempts of many addresses, and before newcomers without end.
+/// A client behind N others of its address logs in as if it had come N times this number of turns later: behind the first
+/// attempts of many addresses, and before newcomers without end.
 const TURNS_BEHIND: u64 = 64;
 
 /// Says where one who logs in stands among the others.
@@ -90,11 +90,11 @@ enum LinkPhase<S> {
 #[derive(Debug)]
 struct ScheduledLink<S> {
     phase: LinkPhase<S>,
-    /// So many requests were served since the last change.
+    /// It has served this number of requests since the last change.
     served: u32,
     /// Others who wait let it go on until then; set by the first request since the last change.
     until_micros: Option<u64>,
-    /// So many waiters were promised this connection and have not used it yet.
+    /// This number of waiters were promised the connection and have not used it yet.
     promised: u32,
 }
 
@@ -128,7 +128,7 @@ struct StateQueue<S, T> {
 #[derive(Debug)]
 pub struct StateSchedule<S, T> {
     links: Vec<ScheduledLink<S>>,
-    /// So many of them are used; the others are to be closed.
+    /// The connections before this place are used; the others are to be closed.
     used: usize,
     /// They stand in order of waiting: the first has waited longest.
     queues: VecDeque<StateQueue<S, T>>,

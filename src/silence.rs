@@ -26,7 +26,7 @@ pub enum AwaitedReply {
 pub struct LinkSilence {
     /// Its oldest unanswered request was sent then, or the last byte came: whichever was later.
     pub since_micros: u64,
-    /// It owes this.
+    /// Says what its oldest unanswered request, or the rest of a reply, may wait for.
     pub awaited: AwaitedReply,
     /// It was seen first then that the server had answered elsewhere what was sent later.
     pub overtaken_micros: Option<u64>,

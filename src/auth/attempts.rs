@@ -16,21 +16,21 @@ use std::time::Duration;
 use self::record::{SourceRecord, SourceStanding};
 use super::SecretHash;
 
-/// So many of those who wait are looked at again at once after a reload: each is a digest of what it shows.
+/// Bounds how many of those who wait are looked at again at once after a reload: each is a digest of what it shows.
 const AGAIN_AT_ONCE: usize = 64;
 
 /// Holds the bounds that an operator sets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AttemptBounds {
-    /// So many failures of an address cost it nothing.
+    /// An address may fail this often at no cost.
     pub free_failures: u32,
     /// Bounds the time between two attempts of an address; zero: none is held back.
     pub max_delay: Duration,
-    /// So many attempts of an address are looked at at once.
+    /// Bounds the attempts of an address that are looked at at once.
     pub max_in_flight: usize,
-    /// So many attempts wait of an address that has failed too often.
+    /// Bounds the attempts that wait of an address that has failed too often.
     pub max_waiting: usize,
-    /// So many addresses are remembered.
+    /// Bounds the addresses that are remembered.
     pub max_addresses: usize,
 }
 

@@ -19,7 +19,7 @@ pub fn concerns_others(sub: ClientSub) -> bool {
     matches!(sub, ClientSub::List | ClientSub::Kill | ClientSub::Unblock)
 }
 
-/// So the errors begin of a command that the server has begun to run, and finds its arguments wrong.
+/// These words stand in the errors of a command that the server has begun to run, and whose arguments it finds wrong.
 const ABOUT_ARGUMENTS: [&str; 8] = [
     "invalid client",
     "client-id should",
@@ -31,7 +31,7 @@ const ABOUT_ARGUMENTS: [&str; 8] = [
     "wrong number of arguments",
 ];
 
-/// So a server speaks of a command that it does not have, or has not for anybody.
+/// These words stand in what a server says of a command that it does not have, or has not for anybody.
 const NOT_TO_BE_HAD: [&str; 5] = [
     "unknown command",
     "not allowed",

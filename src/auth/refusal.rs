@@ -5,7 +5,7 @@ pub fn is_wrong_password(reply: &[u8]) -> bool {
     reply.starts_with(b"-WRONGPASS") || reply.starts_with(b"-ERR invalid password")
 }
 
-/// So those refusals of AUTH begin that repeat nothing of it.
+/// Refusals of AUTH that begin with one of these repeat nothing of what was sent, but behind `with args`.
 const KNOWN: [&str; 13] = [
     "WRONGPASS ",
     "NOAUTH ",

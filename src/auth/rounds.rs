@@ -8,7 +8,7 @@ use std::collections::HashMap;
 /// Each is looked up so often.
 const EVERY_MICROS: u64 = 2_000_000;
 
-/// So many may be asked about at once, and in a second.
+/// Bounds the users that are asked about at once, and those asked about in a second.
 const MOST_AT_ONCE: usize = 16;
 const MOST_A_SECOND: u32 = 500;
 

@@ -8,7 +8,7 @@ pub const MAX_USERS: usize = 64;
 /// A user who has not offended for so long is trusted again: what was to blame may have been mended, or its permissions changed.
 pub const FORGOTTEN_AFTER: Duration = Duration::from_secs(3600);
 
-/// What a user's commands have done, or may have done.
+/// Names what a user's commands have done, or may have done, to a connection that others share.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Offence {
     /// A transaction that was sent whole did not end.
@@ -18,7 +18,7 @@ pub enum Offence {
 }
 
 impl Offence {
-    /// What the server has done, for people.
+    /// Says to people what the server has done.
     pub fn text(self) -> &'static str {
         match self {
             Self::OpenTransaction => "the server left a transaction open",
@@ -26,7 +26,7 @@ impl Offence {
         }
     }
 
-    /// What is done about it, for people.
+    /// Says to people what respool does about it.
     pub fn remedy(self) -> &'static str {
         match self {
             Self::OpenTransaction => "transactions of this user are lent connections for an hour",
@@ -35,7 +35,7 @@ impl Offence {
     }
 }
 
-/// Who is kept apart, and for what. `None` among the users is respool's own.
+/// Remembers who is kept apart, and for what. `None` among the users is respool's own.
 #[derive(Debug, Default)]
 pub struct Distrust {
     users: Vec<OffendingUser>,
@@ -45,7 +45,7 @@ pub struct Distrust {
 struct OffendingUser {
     user: Option<Box<[u8]>>,
     offence: Offence,
-    /// When it was seen last.
+    /// The user was seen last to offend so at that time.
     seen_micros: u64,
 }
 
@@ -56,7 +56,7 @@ impl OffendingUser {
 }
 
 impl Distrust {
-    /// Whether nobody is.
+    /// Is true while nobody is kept apart.
     #[inline]
     pub fn is_empty(&self) -> bool {
         self.users.is_empty()
@@ -83,7 +83,7 @@ impl Distrust {
         true
     }
 
-    /// Whether commands of `user` that may do so are kept apart.
+    /// Tells whether commands of `user` that may offend so are kept apart.
     pub fn covers(&self, user: Option<&[u8]>, offence: Offence, now_micros: u64) -> bool {
         let counting = || self.users.iter().filter(|known| known.counts(now_micros));
         let is_it =

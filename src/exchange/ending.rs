@@ -4,9 +4,9 @@ use super::request::{Due, TakeAnswer};
 use super::state_change::StateChange;
 use super::{Answer, ClientHandle, Ending, Exchange, OwnReply, RequestKind, Show, Unsent};
 
-/// What is left of an exchange that has ended.
+/// Holds what an exchange that has ended still owes: calls to be told of the loss, and changes of state.
 pub struct Ended {
-    /// How many clients a loss has closed.
+    /// A loss has closed this number of clients.
     pub disconnected: u64,
     calls: Vec<(TakeAnswer, bool)>,
     changes: Vec<StateChange>,

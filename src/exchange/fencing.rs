@@ -153,7 +153,7 @@ impl<H: ClientHandle> Exchange<H> {
 }
 
 impl<H> Due<H> {
-    /// Where it is a fence, it was refused together with another.
+    /// Takes an answer that is due for refused together with the fence before it, if it is that of a fence.
     fn pass_fence(&mut self) {
         if let Self::Own {
             reply: reply @ OwnReply::Fence(_),

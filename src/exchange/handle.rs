@@ -5,7 +5,7 @@ use super::violation::Violation;
 use crate::schedule::AnsweredRequests;
 use crate::session::{PinnedCommand, Stream};
 
-/// How a connection has ended, for those who are due something on it.
+/// Says how a connection has ended, to those who are due something on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ending {
     /// It was lost: what was sent may have run.
@@ -54,7 +54,7 @@ pub trait ClientHandle: Clone {
     fn disconnect(&self, ending: Ending) -> bool;
 }
 
-/// What an exchange tells the connection on which it takes place, and asks of it, while it reads.
+/// An exchange tells the connection on which it takes place what it reads, and asks of it what only the connection knows.
 pub trait ConnectionEvents {
     /// Tells whether something that pushes may have been asked for here.
     fn takes_pushes(&self) -> bool;

@@ -6,7 +6,7 @@ use crate::schedule::{AnsweredRequests, BusyCause, ConnectionLoad, LinkCompany};
 /// Bytes that the kernel has not taken weigh as a millisecond each time there are so many of them.
 const BEHIND_BYTES: usize = 64 * 1024;
 
-/// Who has used a connection within so long still uses it.
+/// A client that has used a connection within this time still uses it.
 const LATELY_MICROS: u64 = 100_000;
 
 impl<H: ClientHandle> Exchange<H> {

@@ -39,7 +39,7 @@ impl Logins {
         None
     }
 
-    /// So many bytes have come to stand before what lies at `at` and behind it.
+    /// Moves the logins that lie at `at` or behind it by `bytes`, which were put in before them.
     fn shift(&mut self, at: u64, bytes: u64) {
         for login in &mut self.0 {
             if login.start >= at {

@@ -3,10 +3,10 @@
 use crate::command::Delays;
 use crate::fences::Fence;
 
-/// How long requests may take that are sent amid a stream.
+/// Says how long requests may take that are sent amid a stream.
 #[derive(Debug, Clone, Copy)]
 pub struct MayTake {
-    /// What may delay them.
+    /// The server may keep them waiting for these reasons.
     pub delays: Delays,
     /// One of them may wait for as long as its client likes.
     pub blocks: bool,
@@ -15,7 +15,7 @@ pub struct MayTake {
 }
 
 impl MayTake {
-    /// Nothing that the server does not answer at once.
+    /// Stands for requests that the server answers at once.
     pub const NO_TIME: Self = Self {
         delays: Delays::NONE,
         blocks: false,
@@ -35,6 +35,6 @@ impl MayTake {
 #[derive(Debug, Clone, Copy)]
 pub struct FencePlace {
     pub(super) fence: Fence,
-    /// What stands before it.
+    /// The requests before it may take so long.
     pub(super) before: MayTake,
 }

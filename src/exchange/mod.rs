@@ -47,7 +47,7 @@ use pulse::Pulse;
 use request::Due;
 use state_change::StateChange;
 
-/// What the frames of a connection are.
+/// Says what the frames of a connection are.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 enum Flow {
     /// They answer requests, but for those that say that they do not.
@@ -78,7 +78,7 @@ pub struct Exchange<H> {
     flow: Flow,
     /// The commands of everybody come between replies (MONITOR).
     shows_commands: bool,
-    /// How long the requests may take that have been sent and whose answers come amid a stream.
+    /// Requests whose answers come amid a stream have been sent, and may take so long.
     unplaced: Option<MayTake>,
     /// The frame under way answers no request.
     is_push: bool,
@@ -98,9 +98,9 @@ pub struct Exchange<H> {
     mixed_micros: Option<u64>,
     /// Tells what the reply was that the fence at the front stands behind.
     before_fence: Before,
-    /// What comes is searched for the answer to the fence at the front.
+    /// A search for the answer to the fence at the front is under way in what comes.
     search: Option<Box<Search>>,
-    /// What comes behind the replies that are due is nobody's, and nobody else is to have the connection.
+    /// Nobody else is to have the connection: bytes behind the replies that are due belong to nobody.
     is_distrusted: bool,
     /// The connection ends for it as soon as the frame under way has ended.
     offence: Option<Offence>,

@@ -3,12 +3,12 @@
 use crate::command::Delays;
 use crate::silence::OvertakenSilence;
 
-/// What a connection has heard and sent, and what it owes.
+/// Measures when a connection has heard and sent, and counts what it owes that may take long.
 #[derive(Debug, Default)]
 pub(super) struct Pulse {
     /// The server has sent the last byte at that time.
     pub(super) heard_micros: u64,
-    /// So many bytes had been sent by then.
+    /// The server had been sent this number of bytes by then.
     pub(super) heard_at_bytes: u64,
     /// The kernel has taken the last byte at that time.
     pub(super) written_micros: u64,

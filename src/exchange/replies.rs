@@ -200,7 +200,7 @@ impl<H: ClientHandle> Exchange<H> {
         }
     }
 
-    /// What came was not asked for: the connection ends, and its user is remembered.
+    /// Notes that the server sent what was not asked for: the connection ends, and the user to blame is remembered.
     pub(super) fn surplus(&mut self) -> Violation {
         self.offence = Some(Offence::Surplus);
         Violation::Offence(Offence::Surplus)

@@ -11,12 +11,12 @@ use crate::fences::Fence;
 use crate::session::Effect;
 use crate::waits::PoppedElements;
 
-/// What the client sees of a reply.
+/// Says what a client sees of a reply.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Show {
     /// It sees the reply.
     Pass,
-    /// It sees nothing.
+    /// The client sees nothing of it.
     Hide,
     /// It sees this instead.
     Replace(Rc<[u8]>),
@@ -24,7 +24,7 @@ pub enum Show {
     Executed(Rc<Executing>),
 }
 
-/// What came of requests of respool's own.
+/// Tells what came of requests of respool's own.
 #[derive(Debug)]
 pub enum Answer {
     /// Their replies have come, and stand one behind the other.
@@ -38,7 +38,7 @@ pub enum Answer {
     },
 }
 
-/// How soon the server answers.
+/// Says how soon the server answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pace {
     /// It answers at once.
@@ -62,7 +62,7 @@ pub(super) type TakeAnswer = Box<dyn FnOnce(Answer)>;
 
 /// Requests of respool's own whose replies, or their loss, somebody is told of by a call.
 pub struct OwnCall {
-    /// How many replies are left.
+    /// The server owes this many replies to it still.
     pub(super) replies: usize,
     limit_bytes: usize,
     is_too_large: bool,
@@ -110,7 +110,7 @@ impl OwnCall {
     }
 }
 
-/// What becomes of a reply to respool itself.
+/// Says what becomes of a reply to respool itself.
 pub enum OwnReply {
     /// It acknowledges a step of a change of state.
     Step(Effect),
@@ -130,7 +130,7 @@ pub enum OwnReply {
     Last(Fence),
     /// It is a fence that was refused, as all else was that stood beside it.
     Refused,
-    /// Nobody wants it.
+    /// Nobody wants the reply.
     Ignore,
     /// Somebody is called with it.
     Call(OwnCall),
@@ -184,10 +184,10 @@ impl fmt::Debug for OwnReply {
     }
 }
 
-/// What is due on a connection, in the order in which it was asked for.
+/// Holds one entry of what is due on a connection; the entries stand in the order in which they were asked for.
 #[derive(Debug)]
 pub(super) enum Due<H> {
-    /// So many replies of one client.
+    /// Replies are due to a client, as many as `count` says.
     Client {
         client: H,
         count: u32,
@@ -195,7 +195,7 @@ pub(super) enum Due<H> {
         show: Show,
         delays: Delays,
         sent_micros: u64,
-        /// Where its requests start among all bytes ever appended.
+        /// Its requests start there among all bytes ever appended.
         start: u64,
     },
     /// Replies of respool's own.

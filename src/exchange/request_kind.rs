@@ -4,7 +4,7 @@ use crate::command::Delays;
 use crate::session::PinnedCommand;
 use crate::waits::PoppedElements;
 
-/// What a request is, as far as its reply matters to respool.
+/// Says what a request is, as far as its reply matters to respool.
 #[derive(Debug)]
 pub enum RequestKind {
     /// Nothing but a reply to pass on.
@@ -24,14 +24,14 @@ pub enum RequestKind {
 /// Requests that a connection lost before any byte of them was sent: they are sent again, on another.
 #[derive(Debug)]
 pub struct Unsent {
-    /// The requests.
+    /// Holds the requests as they were to be sent.
     pub bytes: Vec<u8>,
-    /// How many they are.
+    /// There are so many requests in `bytes`.
     pub count: u32,
-    /// What may delay them.
+    /// The server may keep them waiting for these reasons.
     pub delays: Delays,
     /// Tells whether their replies are shown.
     pub visible: bool,
-    /// What they are.
+    /// All of them are of this kind.
     pub kind: RequestKind,
 }

@@ -9,7 +9,7 @@ pub type Changed = Box<dyn FnOnce(Result<(), Vec<u8>>)>;
 
 /// A change under way.
 pub(super) struct StateChange {
-    /// How many steps the server has not answered.
+    /// The server has yet to answer this number of steps.
     left: usize,
     refusal: Option<Vec<u8>>,
     done: Changed,

@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::Offence;
 
-/// Why a connection is of no further use, by what came on it.
+/// Says by what came on it why a connection is of no further use.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Violation {
     /// It is no RESP.
@@ -28,7 +28,8 @@ pub enum Violation {
 }
 
 impl Violation {
-    /// What the server says before it closes a connection it has no place for, or a bug of ours.
+    /// Reports a frame that nobody asked for: the server says so before it closes a connection it has no place for, or respool
+    /// has a bug.
     pub(super) fn unasked(bytes: &[u8]) -> Self {
         let line = bytes
             .split(|&byte| byte == b'\r')

@@ -16,14 +16,14 @@ use crate::resp::speak::push_header;
 /// subscribers of as many channels as one request can name.
 const MOST_ELEMENT: usize = 1024 * 1024;
 
-/// What Redis 6.2 writes between elements begins so: a push about keys that its client tracks, of two parts.
+/// Begins what Redis 6.2 writes between elements: a push about keys that its client tracks, of two parts.
 const INVALIDATION: &[u8] = b">2\r\n";
 
 /// The server's reply is not of the commands that were queued.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Mismatch;
 
-/// What the reply consists of, one behind the other.
+/// Is one of the parts that the reply consists of, in their order.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Part<'a> {
     /// Bytes that are passed on.
@@ -32,16 +32,16 @@ pub enum Part<'a> {
     Own(usize, Vec<u8>),
 }
 
-/// Where an element stands that is taken out.
+/// Says where an element stands that is taken out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OwnPlace {
     /// Its place among the elements, those of marks included.
     pub place: u32,
-    /// What was queued right before it.
+    /// This mark was queued right before it, if any was.
     pub mark: Option<Fence>,
 }
 
-/// How far the reply has come.
+/// Says how far the reply has come.
 #[derive(Debug, PartialEq, Eq)]
 enum ExecutedStage {
     /// Its first byte has not.
@@ -57,17 +57,17 @@ enum ExecutedStage {
 /// The reply of one EXEC, cut anywhere as [`ReplyScanner`] cuts it.
 #[derive(Debug)]
 pub struct Executed {
-    /// How many elements there are, those of marks included.
+    /// The reply has so many elements, those of marks included.
     elements: u32,
-    /// How many of them are the answers to marks.
+    /// This many of them are the answers to marks.
     marks: u32,
-    /// Which elements are taken out, in ascending order.
+    /// The elements that are taken out stand there, in ascending order.
     places: Vec<OwnPlace>,
-    /// The first of them that has not been.
+    /// This one of `places` is taken out next.
     next: usize,
     stage: ExecutedStage,
     scanner: ReplyScanner,
-    /// What is under way stands between two elements.
+    /// A push is under way, which stands between two elements.
     is_between: bool,
     gathered: Vec<u8>,
 }
@@ -140,7 +140,7 @@ impl Executed {
         Ok(())
     }
 
-    /// Whether every element that is taken out has come, or none will, since nothing has run.
+    /// Tells whether every element that is taken out has come, or none will, since nothing has run.
     pub fn is_whole(&self) -> bool {
         self.stage == ExecutedStage::Through
     }
@@ -171,7 +171,7 @@ impl Executed {
         Ok((length, length))
     }
 
-    /// How the next element that is taken out is found where the one with this number comes next.
+    /// Decides how the next element that is taken out is found, when the element with this number comes next.
     fn stage_from(&self, number: u32) -> ExecutedStage {
         match self.places.get(self.next) {
             None => ExecutedStage::Through,
@@ -238,7 +238,7 @@ mod tests {
     use crate::fences::tests::ELEMENTS;
     use proptest::prelude::*;
 
-    /// What is passed on, and the elements that are taken out, by their numbers.
+    /// Holds what is passed on, without a number, and the elements that are taken out, with theirs.
     type PassedParts = Vec<(Option<usize>, Vec<u8>)>;
 
     fn push(parts: &mut PassedParts, part: Part<'_>) {
@@ -283,18 +283,18 @@ mod tests {
         OwnPlace { place, mark: None }
     }
 
-    /// What stands in a transaction.
+    /// Stands for one command of a transaction.
     #[derive(Debug, Clone)]
     enum Queued {
-        /// What is answered by this one of [`ELEMENTS`].
+        /// The server answers it by this one of [`ELEMENTS`].
         Plain(usize),
-        /// What respool runs.
+        /// It is respool's own.
         Own,
         /// A script, which writes these of [`WRITTEN`].
         Script(Vec<usize>),
     }
 
-    /// What a script writes to be taken for replies.
+    /// A script writes these to have them taken for replies.
     const WRITTEN: [&str; 14] = [
         "-ERR x\r\n",
         "+OK\r\n",
@@ -321,7 +321,7 @@ mod tests {
         prop::collection::vec(queued, 0..10)
     }
 
-    /// What is queued for a transaction, and how its EXEC is answered.
+    /// Holds how EXEC of a transaction is answered, and what is to come of it.
     struct Answered {
         executed: Executed,
         reply: Vec<u8>,

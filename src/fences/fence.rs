@@ -5,11 +5,11 @@
 //! Behind such a reply nothing is taken for a frame until the number has come: what stands before it is nobody's (see
 //! [`super::Search`]).
 
-/// One fence.
+/// Is the number by which a fence's answer is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Fence(u64);
 
-/// What a reply was that a fence stands behind.
+/// Says what the reply was behind which a fence stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Before {
     /// A number, or a string by its length: nothing can have written more.
@@ -20,7 +20,7 @@ pub enum Before {
 }
 
 impl Before {
-    /// What the reply is that begins with `bytes`.
+    /// Tells what the reply is that begins with `bytes`.
     pub fn of(bytes: &[u8]) -> Self {
         match bytes.first() {
             Some(b'$' | b':' | b'_' | b'#' | b'=') => Self::Plain,
@@ -29,12 +29,13 @@ impl Before {
     }
 }
 
-/// What the first bytes behind a reply are.
+/// Says what the first bytes behind a reply are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Found {
-    /// So many of them are the fence's answer.
+    /// The fence's answer takes this many of them.
     Answer(usize),
-    /// So many of them are a line in which the server refuses it: its user may not send it, or a script runs past its time.
+    /// A line takes this many of them in which the server refuses the fence: its user may not send it, or a script runs past its
+    /// time.
     Refusal(usize),
     /// More of them must tell.
     Start,
@@ -42,14 +43,14 @@ pub enum Found {
     Doubt,
 }
 
-/// Where in bytes of a stream the answer to a fence stands.
+/// Says where the answer to a fence stands in bytes of a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ahead {
-    /// Behind all of them.
+    /// The answer stands behind all of them.
     All,
-    /// It may begin behind so many: more bytes must tell.
+    /// It may begin at this place: more bytes must tell.
     MayBegin(usize),
-    /// It begins behind so many.
+    /// It begins at this place.
     Found(usize),
 }
 
@@ -96,7 +97,7 @@ impl Fence {
         request
     }
 
-    /// Whether the frame that begins with `frame` is the answer to [`Self::unknown_request`]; `None`: more bytes must tell.
+    /// Tells whether the frame that begins with `frame` is the answer to [`Self::unknown_request`]; `None`: more bytes must tell.
     pub fn is_unknown(self, frame: &[u8]) -> Option<bool> {
         if frame.first() != Some(&b'-') {
             return Some(false);
@@ -108,8 +109,8 @@ impl Fence {
         }
     }
 
-    /// How many of `bytes`, which follow on one another amid a stream, stand before the answer to [`Self::unknown_request`], wherever
-    /// frames seem to begin and end: text that a script has written may announce any number of bytes, and swallow it.
+    /// Finds the answer to [`Self::unknown_request`] in `bytes`, which follow on one another amid a stream, wherever frames seem
+    /// to begin and end: text that a script has written may announce any number of bytes, and swallow it.
     pub fn before_unknown(self, bytes: &[u8]) -> Ahead {
         let line_from = |end: usize| match memchr::memmem::rfind(&bytes[..end], b"\r\n") {
             Some(at) => at + 2,
@@ -142,7 +143,7 @@ impl Fence {
         digits
     }
 
-    /// What is answered to [`Self::request`] where it is not refused.
+    /// Returns what the server answers to [`Self::request`] where it does not refuse it.
     pub(super) fn answer(self) -> [u8; ANSWER] {
         let mut answer = [0; ANSWER];
         answer[..5].copy_from_slice(b"$16\r\n");
@@ -151,8 +152,8 @@ impl Fence {
         answer
     }
 
-    /// What `bytes`, which follow on the reply `before` it, are. Where it cannot have written them a line of the server's is what it
-    /// seems.
+    /// Tells what `bytes` are, which follow on the reply `before` them. Where that reply cannot have written them, a line that
+    /// seems to be the server's is the server's.
     pub fn judge(self, bytes: &[u8], before: Before) -> Found {
         let answer = self.answer();
         if bytes.starts_with(&answer) {

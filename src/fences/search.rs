@@ -34,23 +34,23 @@ pub struct Search {
     is_cut: bool,
 }
 
-/// What has come of it with so many bytes more.
+/// Tells what has come of the search with some bytes more.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Searched {
-    /// Nothing yet; all of them are used.
+    /// The search goes on; all of them are used.
     Goes,
     /// The answer has come: what stood before it was nobody's. Behind it nothing of them is used.
     Answered {
-        /// Of the bytes.
+        /// This many of the bytes stand up to the end of the answer.
         used: usize,
     },
     /// The fence was refused, and the script has written nothing.
     Refused {
-        /// The refusal.
+        /// The server has refused the fence with this line.
         refusal: Vec<u8>,
-        /// What is due behind it, the answer to the second question included.
+        /// These replies are due behind it, the answer to the second question included.
         replies: Vec<u8>,
-        /// Of the bytes.
+        /// This many of the bytes stand up to the end of that answer.
         used: usize,
     },
     /// The fence was refused, and what is whose is not to be told.
@@ -72,12 +72,12 @@ impl Search {
         }
     }
 
-    /// What was asked last.
+    /// Returns the fence that was asked for last.
     pub fn last(&self) -> Fence {
         self.last
     }
 
-    /// When it began.
+    /// Returns when the search began.
     pub fn since_micros(&self) -> u64 {
         self.since_micros
     }
@@ -140,7 +140,7 @@ impl Search {
     }
 }
 
-/// How many whole frames `bytes` are; `None`: they are none, or one of them may have swallowed another.
+/// Counts the whole frames in `bytes`; `None`: they are none, or one of them may have swallowed another.
 fn whole_replies(bytes: &[u8]) -> Option<usize> {
     let (mut at, mut count) = (0, 0);
     while at < bytes.len() {

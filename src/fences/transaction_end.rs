@@ -4,9 +4,9 @@
 /// a wrong number of arguments) or have refused what it was to run, and the second where MULTI was refused.
 const PROPER: [&[u8]; 2] = [b"-EXECABORT ", b"-ERR EXEC without MULTI\r"];
 
-/// Whether the answer to EXEC that starts with `head` tells that no transaction is open any more: an array, a null, or one of
-/// EXEC's own errors. Anything else was not said by EXEC: it is renamed, say, and the connection is in MULTI still. `None`: more
-/// bytes must tell.
+/// Tells whether the answer to EXEC that starts with `head` shows that no transaction is open any more: it is an array, a null,
+/// or one of EXEC's own errors. Anything else was not said by EXEC: it is renamed, say, and the connection is in MULTI still.
+/// `None`: more bytes must tell.
 pub fn ends_transaction(head: &[u8]) -> Option<bool> {
     match head.first() {
         None => None,
@@ -24,7 +24,8 @@ pub fn ends_transaction(head: &[u8]) -> Option<bool> {
     }
 }
 
-/// How many elements the array has that begins with `bytes`, and where the first of them stands; `None`: it is none, or null.
+/// Returns how many elements the array has that begins with `bytes`, and where the first of them stands; `None`: it is none, or
+/// null.
 pub(super) fn array_of(bytes: &[u8]) -> Option<(u64, usize)> {
     let line = bytes.strip_prefix(b"*")?;
     let end = memchr::memchr(b'\r', line)?;

@@ -4,7 +4,7 @@
 //! requests wait as long on one connection as on four, and cost more there; one that stands behind a script or a large reply
 //! waits for nobody else's work elsewhere.
 
-/// What is due on a connection may take so long before another one is looked for.
+/// Another connection is looked for when what is due on this one would take longer than this.
 const LONG_MICROS: u64 = 2_000;
 
 /// Requests that take the server less than this each are quick: however many are due, more connections only dilute them.
@@ -17,7 +17,7 @@ const SILENT_MICROS: u64 = 30_000;
 /// It is silent after so long where no reply has shown yet how far away the server is.
 const FIRST_REPLY_MICROS: u64 = 100_000;
 
-/// What was measured before weighs as much as so many replies against one read of the connection.
+/// Against one read of the connection, what was measured before weighs as much as this number of replies.
 const MEMORY_REPLIES: u64 = 64;
 
 /// One read may show at most so many times what was measured before: once is the machine, again and again the server.

@@ -9,21 +9,22 @@ use super::reply_times::blend;
 /// One client's requests may be worth so much of the server's time.
 const SHARE_MICROS: u64 = 5_000;
 
-/// Who sends no more than so many at once is not measured at all, and its share does not matter to it.
+/// A client that sends no more than this at once is not measured at all, and its share does not matter to it.
 const FEW: u32 = 16;
 
-/// So many may be there however slow they are, so that the server has the next at hand. A request with a megabyte of reply is
-/// as slow as that: sixteen of them stood before everybody else's for 12 milliseconds.
+/// Requests of a client may be at the server up to this number however slow they are, so that it has the next at hand. A request
+/// with a megabyte of reply is as slow as that: sixteen of them stood before everybody else's for 12 milliseconds.
 const FEWEST: u32 = 2;
 
-/// So many may be there before the first of them was answered.
+/// Bounds a client's requests at the server before the first of them was answered.
 const FIRST: u32 = 64;
 
-/// No more than so many may be there, however quick they were before, while others use the connection: the next may be slow.
+/// Bounds a client's requests at the server, however quick they were before, while others use the connection: the next may be
+/// slow.
 const MOST_BESIDE_OTHERS: u64 = 256;
 
-/// No more than so many may be there while nobody else does. Redis answers some 450 GETs at a time, so that it always has the
-/// next at hand.
+/// Bounds a client's requests at the server while nobody else uses the connection. Redis answers some 450 GETs at a time: it
+/// always has the next at hand.
 const MOST_ALONE: u64 = 1_024;
 
 /// Says who else uses the connection.
@@ -31,7 +32,7 @@ const MOST_ALONE: u64 = 1_024;
 pub enum LinkCompany {
     /// Nobody else has used it lately.
     Alone,
-    /// Somebody else has.
+    /// Somebody else has used it lately.
     Others,
 }
 
@@ -53,11 +54,11 @@ pub struct AnsweredRequests {
     pub spent_micros: u64,
     /// A request and its reply are under way for so long.
     pub round_trip_micros: u64,
-    /// So many requests of all clients were due on the connection before it.
+    /// The connection owed all clients this number of replies before it.
     pub due: u32,
-    /// These use it, too.
+    /// Says who else uses the connection.
     pub company: LinkCompany,
-    /// The server was busy with the requests of these.
+    /// Says whose requests the server was busy with.
     pub cause: BusyCause,
 }
 

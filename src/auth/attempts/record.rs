@@ -7,14 +7,16 @@ use super::{AttemptBounds, AttemptTicket, SecretHash};
 /// The first delay is this, and doubles from failure to failure.
 const FIRST_DELAY_MICROS: u64 = 25_000;
 
-/// So many failures past those that cost nothing are remembered of an address: that is how long it takes to be as any other.
+/// Bounds the failures that are remembered of an address, past those that cost nothing: the time until it is as any other follows
+/// from it.
 const MOST_PAST: u32 = 12;
 
 /// An address that has failed too often learns in a second of so many different secrets that nobody is served by them: else whoever guesses
 /// would be told at once what is right.
 pub(super) const LOOKS_A_SECOND: u64 = 200;
 
-/// So many secrets are remembered of which an address has learned that: clients that go on showing an old password cost it nothing more.
+/// Bounds the secrets that are remembered of which an address has learned that nobody is served by them: clients that go on
+/// showing an old password cost it nothing more.
 pub(super) const REMEMBERED: usize = 16;
 
 const SECOND_MICROS: u64 = 1_000_000;
