@@ -28,7 +28,7 @@ use crate::upstream::{Process, Thread, Upstream};
 /// A worker may be behind with so many messages before whoever sends them waits.
 const MAILBOX: usize = 4096;
 
-/// What time makes due is looked at this often: deadlines are kept to within this.
+/// The worker looks this often for what time makes due: deadlines are kept to within this.
 const TICK: Duration = Duration::from_millis(50);
 
 /// Closing the connections to the server may take so long at the end.
@@ -63,9 +63,9 @@ pub enum WorkerMessage {
 #[cfg(debug_assertions)]
 #[derive(Debug, Clone, Copy)]
 pub enum Fault {
-    /// It panics itself.
+    /// The worker's own thread panics.
     Panic,
-    /// It has a task panic that it needs.
+    /// A task panics that the worker needs.
     TaskPanic,
     /// It stands still for so long.
     Hang(Duration),
@@ -146,9 +146,9 @@ pub struct Charge {
     pub process: Arc<Process>,
     /// Decides who may come.
     pub admission: Arc<Admission>,
-    /// Lists all clients.
+    /// Lists the clients of all workers.
     pub registry: Arc<ClientRegistry>,
-    /// Reaches every worker.
+    /// Sends messages to the clients of any worker.
     pub tell_workers: TellWorkers,
 }
 

@@ -11,7 +11,7 @@ use crate::config::AdminAddress;
 /// The whole check may take so long; container runtimes give up after a few seconds themselves.
 const DEADLINE: Duration = Duration::from_secs(3);
 
-/// So much of the answer is looked at, in bytes.
+/// Bounds the bytes of the answer that are looked at.
 const MAX_ANSWER: usize = 1024;
 
 /// Gets `/livez` from the admin endpoint at `address`, within three seconds. An endpoint that listens on all addresses is asked on

@@ -22,7 +22,7 @@ const IDLE_MS: u64 = 1_000;
 /// A certificate that is good for less than this is warned of: two weeks.
 const ENDS_SOON_SECONDS: u64 = 14 * 24 * 3600;
 
-/// So many clients are named in `/status`.
+/// Bounds the clients that are named in `/status`.
 const TOP_CLIENTS: usize = 20;
 
 /// Sees all that the operator is shown, and changes nothing.

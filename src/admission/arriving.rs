@@ -19,7 +19,7 @@ use crate::identity::Identity;
 /// Says what the settings have of newcomers.
 #[derive(Debug)]
 pub(super) struct NewcomerRules {
-    /// So many clients may arrive; 0: nobody arrives.
+    /// Bounds the clients that are arriving; 0: nobody arrives.
     max_arriving: usize,
     pub(super) operator_places: usize,
     operators: Vec<Box<[u8]>>,

@@ -5,7 +5,7 @@
 use std::fmt;
 use std::time::{Duration, Instant};
 
-/// So much time is between two lines of a kind about one group.
+/// Two lines of a kind about one group are at least this far apart.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
 /// A line worth logging.

@@ -17,7 +17,7 @@ pub(super) const TURN_MICROS: u64 = 10_000;
 /// Lists who waits, by ticket: tickets grow, so the first is who has waited longest.
 type WaitingLine = BTreeMap<u64, BudgetWaiter>;
 
-/// One who waits.
+/// Stands for a socket or a lease that somebody waits for.
 #[derive(Debug)]
 struct BudgetWaiter {
     worker: usize,

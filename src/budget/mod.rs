@@ -55,7 +55,7 @@ pub enum IdleDemand {
     Connection {
         /// It is wanted there.
         worker: usize,
-        /// So many wait for one there.
+        /// This number of borrowers wait for one there.
         waiters: usize,
     },
 }

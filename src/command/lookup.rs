@@ -196,7 +196,7 @@ mod tests {
         assert!(longest <= Some(6), "{longest:?}");
     }
 
-    /// What `find` should answer, without index or keys.
+    /// Returns what `find` should answer, without index or keys.
     fn expected(name: &[u8]) -> Option<CommandId> {
         let place = TABLE
             .iter()

@@ -37,15 +37,15 @@ pub struct Auth {
     pub mode: AuthMode,
     /// Lists the users of [`AuthMode::Proxy`], names unique; else none.
     pub users: Vec<AuthUser>,
-    /// So many failed attempts of one address cost it nothing.
+    /// One address may fail this often at no cost.
     pub free_failures: u32,
     /// Bounds the time between two attempts of an address that has failed too often; zero: none is held back.
     pub max_failure_delay: Duration,
-    /// The server is asked about so many attempts of one address at once.
+    /// Bounds the attempts of one address that the server is asked about at once.
     pub max_attempts_in_flight: usize,
-    /// So many attempts of one address wait.
+    /// Bounds the attempts of one address that wait.
     pub max_attempts_waiting: usize,
-    /// Each worker remembers the failures of so many addresses.
+    /// Bounds the addresses whose failures each worker remembers.
     pub max_failing_addresses: usize,
 }
 

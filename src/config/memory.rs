@@ -8,7 +8,7 @@ use super::value::size_text;
 /// A client that is connected and does nothing costs this: 2.3 KiB were measured, without TLS.
 pub const CLIENT_BYTES: usize = 3 * 1024;
 
-/// With TLS it costs this: some 10 KiB were measured.
+/// A client that is connected with TLS and does nothing costs this: some 10 KiB were measured.
 pub const TLS_CLIENT_BYTES: usize = 10 * 1024;
 
 /// respool takes this without a client: 8.2 to 8.9 MiB were measured with one to four workers.

@@ -156,24 +156,23 @@ pub struct Listener {
 /// Describes the server and the pool of connections to it.
 #[derive(Debug, Clone)]
 pub struct UpstreamSettings {
-    /// The server's address.
+    /// Says where the server is.
     pub address: Address,
     /// Says what the server at that address is for.
     pub role: Role,
     /// Names are looked up in this file, of the form of `/etc/hosts`, before the system is asked.
     pub hosts_file: Option<PathBuf>,
-    /// The server's name is resolved so often while connections are up; zero: only to connect.
+    /// The server's name is resolved this often while connections are up; zero: only to connect.
     pub resolve_interval: Duration,
-    /// What is lent out may take so long to finish on a server that has moved or was demoted.
+    /// A lent connection has this time to finish on a server that has moved or was demoted.
     pub move_timeout: Duration,
-    /// The hard total of sockets to the server.
+    /// Bounds the sockets to the server, of all kinds together.
     pub max_connections: usize,
-    /// So many of these carry multiplexed traffic; at least 1 and fewer than `max_connections`.
+    /// This number of these carry multiplexed traffic; it is at least 1 and less than `max_connections`.
     pub shared_connections: usize,
     /// Bounds one connect with its handshake; that of TLS has a bound of its own.
     pub connect_timeout: Duration,
-    /// When the server has sent nothing for this long while replies are due, and nothing explains it, the connection is
-    /// replaced.
+    /// A connection is replaced when the server has sent nothing for this long while replies are due, and nothing explains it.
     pub reply_timeout: Duration,
     /// A connection is replaced after this time when something explains that nothing comes: a command that takes long, a pause of writes.
     pub busy_timeout: Duration,
@@ -181,19 +180,19 @@ pub struct UpstreamSettings {
     pub keepalive: Duration,
     /// A connection on which nothing has happened for this long is asked whether it is still there; zero: never.
     pub ping_interval: Duration,
-    /// The server is asked for its health so often; zero: never.
+    /// The server is asked for its health this often; zero: never.
     pub health_interval: Duration,
     /// Says how attempts to connect back off.
     pub reconnect: Reconnect,
-    /// So many attempts to connect are made a second, in the whole process; a second's worth may be made at once.
+    /// Bounds the attempts to connect in a second, in the whole process; a second's worth may be made at once.
     pub max_connects_per_second: u32,
-    /// No attempt to connect may succeed for so long until new commands are answered at once as not sent; zero: never.
+    /// New commands are answered at once as not sent when no attempt to connect has succeeded for this long; zero: never.
     pub circuit_after: Duration,
     /// Bounds the unsent commands held while the server is away.
     pub queue: Queue,
-    /// A client waits so long for a connection to pin.
+    /// A client waits this long for a connection to pin.
     pub borrow_timeout: Duration,
-    /// When more bytes are appended to a connection and not yet taken by the kernel, clients are not read.
+    /// Clients are not read while more bytes than this are appended to a connection and not yet taken by the kernel.
     pub max_write_buffer: usize,
     /// A request longer than this many bytes travels on a pinned connection, streamed, never gathered.
     pub max_shared_request: usize,
@@ -229,69 +228,70 @@ pub enum OnSubscriptionLoss {
 /// Backs off exponentially, with full jitter.
 #[derive(Debug, Clone, Copy)]
 pub struct Reconnect {
-    /// The upper edge of the first delay.
+    /// Bounds the first delay from above.
     pub initial: Duration,
-    /// The upper edge of every later delay.
+    /// Bounds every later delay from above.
     pub max: Duration,
 }
 
 /// Bounds what waits while the server is away.
 #[derive(Debug, Clone, Copy)]
 pub struct Queue {
-    /// A command waits so long before it is answered with an error.
+    /// A command that has waited this long is answered with an error.
     pub timeout: Duration,
-    /// So many commands wait at once in the whole process.
+    /// Bounds the commands that wait at once in the whole process.
     pub max_commands: usize,
 }
 
 /// Bounds what each client and the process may take.
 #[derive(Debug, Clone)]
 pub struct Limits {
-    /// So many clients are admitted in all groups together.
+    /// Bounds the clients that are admitted, in all groups together.
     pub max_clients: usize,
-    /// The whole process may take so much memory; past it the clients that hold most of it are closed.
+    /// Bounds the memory of the whole process; past it the clients that hold most of it are closed.
     pub max_memory: usize,
-    /// Unread replies of one client may take so much memory; past it its requests wait.
+    /// Bounds the memory that unread replies of one client take; past it its requests wait.
     pub max_client_buffer: usize,
     /// A client that leaves more than that unread is closed when it has taken nothing for this long.
     pub reply_stall_timeout: Duration,
-    /// One subscriber may leave so many bytes of messages unread; past it the client is disconnected. It is also the longest message.
+    /// Bounds the bytes of messages that one subscriber leaves unread; past it the client is disconnected. It is also the longest
+    /// message.
     pub pubsub_buffer: usize,
-    /// One client may be subscribed to so many channels, patterns and shard channels.
+    /// Bounds the channels, patterns and shard channels that one client is subscribed to.
     pub max_client_subscriptions: usize,
-    /// One client may have so many requests sent and not answered; past it its socket is not read.
+    /// Bounds the requests of one client that are sent and not answered; past it its socket is not read.
     pub max_client_in_flight: usize,
-    /// So many bytes of one client's requests are read ahead while it waits or is blocked.
+    /// Bounds the bytes of one client's requests that are read ahead while it waits or is blocked.
     pub max_client_read_ahead: usize,
-    /// One client may send so many bytes behind a call that waits at the server; past it the client is closed, as the server closes it past
-    /// its own `client-query-buffer-limit`.
+    /// Bounds the bytes that one client sends behind a call that waits at the server; past it the client is closed, as the server
+    /// closes it past its own `client-query-buffer-limit`.
     pub max_client_query_buffer: usize,
-    /// One request may have so many bytes, all arguments together.
+    /// Bounds the bytes of one request, all arguments together.
     pub max_request: usize,
     /// A client silent for this long is closed; zero: never. It spares blocked and subscribed clients.
     pub idle_timeout: Duration,
     /// A client whose first request has begun and not ended after this long is closed, and so is one that must authenticate
     /// and has not; zero: never.
     pub handshake_timeout: Duration,
-    /// A client that has sent its last byte may wait so long for what is not to be had now.
+    /// A client that has sent its last byte may wait this long for what is not to be had now.
     pub half_closed_grace: Duration,
     /// A client is closed that sends nothing more of a large request for this long; zero: never.
     pub request_stall_timeout: Duration,
-    /// An upload on a lent connection may fall so far behind while others wait for one.
+    /// An upload on a lent connection may fall behind by this time while others wait for one.
     pub upload_patience: Duration,
     /// Sets TCP keepalive on connections of clients; zero: off.
     pub keepalive: Duration,
     /// Is true where rejection texts name group, count and cap.
     pub explain_rejections: bool,
-    /// A rejected socket is held and answered for so long.
+    /// A rejected socket is held and answered for this long.
     pub reject_hold: Duration,
-    /// So many rejected sockets are held at once; past that the text is written at accept and the socket closed.
+    /// Bounds the rejected sockets that are held at once; past it the text is written at accept and the socket closed.
     pub max_rejected: usize,
-    /// So many clients may have yet to say who they are; past that a newcomer is placed by what is known of it.
+    /// Bounds the clients that have yet to say who they are; past it a newcomer is placed by what is known of it.
     pub max_arriving: usize,
-    /// A client may take so long to say who it is; zero: it is placed when it connects.
+    /// A client has this long to say who it is; zero: it is placed when it connects.
     pub arriving_timeout: Duration,
-    /// So many clients of operators are served past every cap.
+    /// Bounds the clients of operators that are served past every cap.
     pub operator_places: usize,
     /// Is true where a reload that lowers a cap closes those who are past it; otherwise they stay until they leave.
     pub enforce_on_reload: bool,
@@ -300,7 +300,7 @@ pub struct Limits {
 /// The group of this name takes whom no other takes.
 const DEFAULT_GROUP: &str = "default";
 
-/// A client group.
+/// Describes a client group: who belongs to it, its caps, and what its clients may do.
 #[derive(Debug, Clone)]
 pub struct Group {
     /// Names the group; it is a label of the metrics.
@@ -309,21 +309,21 @@ pub struct Group {
     pub matches: Match,
     /// Says what its cap counts.
     pub per: Per,
-    /// The hard cap; `None`: only `limits.max_clients` holds.
+    /// Caps the connections of the group, or of each of those its cap counts; `None`: only `limits.max_clients` holds.
     pub max_connections: Option<usize>,
-    /// From this count on a warning is logged and shown.
+    /// A warning is logged and shown from this count on.
     pub warn_connections: Option<usize>,
-    /// So many new connections may come a second.
+    /// Bounds the new connections in a second.
     pub max_connects_per_second: Option<u32>,
-    /// The group may hold so many of the connections that can be pinned at once.
+    /// Bounds the connections that the group holds at once of those that can be pinned.
     pub max_pinned: Option<usize>,
     /// A client of the group silent for this long is closed; zero: never.
     pub idle_timeout: Duration,
     /// Says what happens to a newcomer at the cap.
     pub at_limit: AtLimit,
-    /// Nobody is evicted for so long for one like a client that was evicted; zero: not at all.
+    /// One like a client that was evicted has nobody evicted for this long; zero: it is not kept waiting.
     pub evict_pause: Duration,
-    /// So many clients may be evicted a second.
+    /// Bounds the clients that are evicted in a second.
     pub max_evictions_per_second: u32,
     /// Says whether the cap is enforced.
     pub mode: Mode,
@@ -430,7 +430,7 @@ pub enum AtLimit {
 pub enum Mode {
     /// The cap is enforced.
     Enforce,
-    /// What would have been rejected is counted and logged.
+    /// A newcomer that the cap would reject is counted, logged and let in.
     Observe,
 }
 
@@ -459,7 +459,7 @@ pub struct Log {
     pub level: String,
     /// Says in which form lines are written.
     pub format: LogFormat,
-    /// So many bytes of lines wait for whoever reads them; past it lines are dropped.
+    /// Bounds the bytes of lines that wait for whoever reads them; past it lines are dropped.
     pub buffer: usize,
 }
 

@@ -5,8 +5,8 @@
 use super::problem::{Problem, Problems};
 use super::{Group, Settings};
 
-/// So many groups there may ever have been in one process, those that reloads removed included: each keeps its index, and with it its
-/// counters.
+/// Bounds the groups that there ever were in one process, those that reloads removed included: each keeps its index, and with it
+/// its counters.
 pub const MOST_GROUPS: usize = 1024;
 
 const RESTART: &str = "restart respool to change it, or take the change back";

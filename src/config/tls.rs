@@ -46,7 +46,7 @@ pub enum Verification {
 /// Says who may have signed a certificate.
 #[derive(Clone)]
 pub enum Authorities {
-    /// Whom the system trusts may have; without any, the roots that are built in.
+    /// The authorities that the system trusts may have; without any, the roots that are built in.
     System,
     /// Only these may have.
     Given(Vec<CertificateDer<'static>>),

@@ -10,7 +10,7 @@ use super::TopicKind;
 pub struct AudiencePart {
     /// Its connection is subscribed.
     pub is_connected: bool,
-    /// So many of its clients are subscribed.
+    /// This number of its clients are subscribed.
     pub clients: usize,
 }
 

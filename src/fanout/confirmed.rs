@@ -10,8 +10,8 @@ use std::collections::VecDeque;
 use super::TopicKind;
 use crate::resp::parse_integer;
 
-/// So many bytes of a line or a string are kept: the longest word that a confirmation begins with has fewer, and so has any
-/// count.
+/// Bounds the bytes that are kept of a line or a string: the longest word that a confirmation begins with has fewer, and so has
+/// any count.
 const MOST_KEPT: usize = 24;
 
 /// Messages begin with these; they may stand between the elements of an EXEC of Redis 6.2 that receives its own.
@@ -44,7 +44,7 @@ pub enum SentNow {
 /// Says where confirmations stand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum ConfirmationPlace {
-    /// They stand nowhere.
+    /// No confirmation is expected anywhere.
     Nowhere,
     /// Each stands by itself, and all that looks like one is one.
     Alone,
@@ -93,17 +93,17 @@ pub struct ConfirmedSubscriptions {
     stage: ConfirmationPlace,
     queued: VecDeque<QueuedSubscription>,
     unit: FrameUnit,
-    /// So many of its elements have not come, nested ones included.
+    /// This number of the unit's elements have yet to come, nested ones included.
     missing: u64,
     expected: ExpectedPart,
-    /// So many bytes of a string have not come, its line end included; `None` while a line is under way.
+    /// This number of a string's bytes have yet to come, its line end included; `None` while a line is under way.
     body: Option<u64>,
     kept: Vec<u8>,
     has_return: bool,
     /// Redis counts these apart from each other: channels with patterns, and shard channels.
     channels: u64,
     shard_channels: u64,
-    /// So many of `channels` are patterns.
+    /// Among `channels` there are this many patterns.
     patterns: u64,
     /// It holds for what comes behind the frame under way.
     is_subscribed: bool,

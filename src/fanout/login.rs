@@ -10,13 +10,13 @@ use super::{RequestPurpose, TopicFanout};
 /// Says where the login is that is to be answered.
 #[derive(Debug, Default)]
 pub(super) enum PendingLogin {
-    /// There is none.
+    /// No login is to be answered.
     #[default]
     Nothing,
     /// It waits for the answers to what was asked before it.
     Waits {
         request: Zeroizing<Vec<u8>>,
-        /// So much of the requests not yet handed over stands before it.
+        /// This many bytes of the requests not yet handed over stand before it.
         before: usize,
     },
     /// It is at the server.

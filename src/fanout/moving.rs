@@ -21,7 +21,7 @@ pub struct MovedSubscriber<T> {
     topics: Vec<(TopicKind, Rc<[u8]>)>,
 }
 
-/// From so many bytes on that came not long ago a topic may be what the server held too much of.
+/// A topic may be what the server held too much of if this number of bytes came for it not long ago.
 const HEAVY_BYTES: u64 = 1 << 20;
 
 impl<T: Clone> TopicFanout<T> {

@@ -18,7 +18,7 @@ const HANDING_NANOS: u64 = 4_000;
 /// A KiB takes so long there.
 const HANDED_KIB_NANOS: u64 = 200;
 
-/// So much is done in one turn: a request of another client waits for about three of them.
+/// Bounds the work of one turn: a request of another client waits for about three of them.
 const TURN_NANOS: u64 = 4_000_000;
 
 /// Counts the work done in the turn under way.
@@ -28,7 +28,7 @@ pub struct FanoutPace {
 }
 
 impl FanoutPace {
-    /// Begins a turn.
+    /// Begins a turn, in which nothing is spent yet.
     pub fn begin(&mut self) {
         self.spent_nanos = 0;
     }

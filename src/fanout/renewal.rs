@@ -13,8 +13,8 @@ const RESUBSCRIBED_AT_ONCE: usize = 1000;
 /// its own.
 const RESUBSCRIBED_BYTES: usize = 256 * 1024;
 
-/// So many such requests are at the server at once: the next is made when one is answered, so that a worker with many topics
-/// does other things meanwhile.
+/// Bounds such requests at the server at once: the next is made when one is answered, so that a worker with many topics does
+/// other things meanwhile.
 const RENEWED_AT_ONCE: usize = 2;
 
 /// Stands for the request that a command waits for which is still to be asked again.

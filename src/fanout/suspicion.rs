@@ -9,7 +9,7 @@ use std::collections::{HashMap, HashSet};
 
 use super::SubscriberId;
 
-/// Who has been cleared is remembered for so long after the last loss.
+/// A subscriber that has been cleared is remembered as such for this time after the last loss.
 const REMEMBERED_MICROS: u64 = 600_000_000;
 
 /// Two connections lost within this may have been lost for the same message.

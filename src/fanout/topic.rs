@@ -79,7 +79,7 @@ impl RecentBytes {
 #[derive(Debug)]
 pub(super) struct SubscribedTopic<T> {
     pub(super) phase: TopicPhase,
-    /// So many commands wait for this or another of their topics.
+    /// This number of commands wait for this or another of their topics.
     pub(super) awaited: usize,
     /// A message of it has come.
     pub(super) is_heard: Cell<bool>,

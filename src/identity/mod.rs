@@ -61,7 +61,7 @@ impl fmt::Display for Peer {
 /// Says what admission knows of a client when it decides.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
-    /// The client's address.
+    /// Says from where the client comes.
     pub peer: Peer,
     /// The configured address of the listener it came by.
     pub listener: Arc<str>,

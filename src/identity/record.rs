@@ -146,9 +146,9 @@ pub struct ClientRecord {
     pub query_bytes: Figure64,
     /// Counts the bytes of replies it has not yet taken.
     pub output_bytes: Figure64,
-    /// The selected database.
+    /// Holds the number of the selected database.
     pub db: Figure32,
-    /// The protocol version: 2 or 3.
+    /// Holds the protocol version: 2 or 3.
     pub resp: Figure32,
     /// The index of its group.
     pub group: Figure32,

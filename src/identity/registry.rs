@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::{ClientArrival, ClientRecord};
 
-/// So many clients are looked at before others may come, leave or look.
+/// Bounds the clients that are looked at before others may come, leave or look.
 const LOOKED_AT_ONCE: usize = 256;
 
 /// Lists the clients of the process.

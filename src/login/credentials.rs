@@ -19,7 +19,7 @@ use super::{command, keys};
 use crate::config::{Secret, SecretSource, ServerLogin, secret_in_file};
 use crate::session::{Credentials, Own};
 
-/// What a command has printed is shown to the server for this long before the command is run again.
+/// A command is run again when the server has been shown what it printed for this long.
 const PRINTED_LASTS: Duration = Duration::from_secs(5 * 60);
 
 /// The sources are asked once in this time at most, however many connections are refused.

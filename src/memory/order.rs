@@ -3,7 +3,7 @@
 /// A client and what is held for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MemoryHolder {
-    /// The client's number.
+    /// Identifies the client, as CLIENT ID does.
     pub id: u64,
     /// Counts its replies, messages and requests, as they are held.
     pub bytes: u64,

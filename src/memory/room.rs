@@ -35,10 +35,10 @@ pub struct MemoryRoom {
     shares: Box<[WorkerShare]>,
 }
 
-/// How much may be held for clients when the process has `resident` bytes of which `held` are held for them. What else it
-/// has (its code, its tables, what the allocator has not given back) is not theirs. An allocator that keeps what was freed must never
-/// cost every client its replies: what else there is is taken for at most half of the limit, or for an eighth more than is known
-/// to be no allocator's where that is more, which is `fixed`: code, and what the clients take that are there.
+/// Returns how much may be held for clients when the process has `resident` bytes of which `held` are held for them. What else it
+/// has (its code, its tables, what the allocator has not given back) is not theirs. An allocator that keeps what was freed must
+/// never cost every client its replies: what else there is is taken for at most half of the limit, or for an eighth more than is
+/// known to be no allocator's where that is more, which is `fixed`: code, and what the clients take that are there.
 pub fn room(limit: u64, resident: u64, held: u64, fixed: u64) -> u64 {
     let most = (limit / 2).max(fixed.saturating_add(limit / SPARE));
     let other = resident.saturating_sub(held).min(most);

@@ -11,10 +11,11 @@ use crate::admission::Admission;
 use crate::upstream::Process;
 use crate::worker::{Worker, WorkerMessage};
 
-/// What takes its time is looked at so often.
+/// The end of a phase is looked for this often.
 const POLL: Duration = Duration::from_millis(10);
 
-/// With `drain_until_empty` there must be no client for so long: an application that connects anew has a moment to.
+/// A drain with `drain_until_empty` begins when there has been no client for this long: an application that connects anew has a
+/// moment to.
 const EMPTY_FOR: Duration = Duration::from_secs(1);
 
 /// A worker's mailbox may be full for so long when the worker is told something.

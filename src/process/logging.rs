@@ -18,7 +18,7 @@ use crate::telemetry::{LogQueue, PROCESS, log};
 /// The end of the process, or a word to standard error, waits for so long for whoever reads it.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// So much is written at once after asking whether there is room: a pipe that has room takes it.
+/// Bounds what is written at once after asking whether there is room: a pipe that has room takes it.
 const PIECE: usize = 4096;
 
 /// Writes the log while the process runs.

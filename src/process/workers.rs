@@ -23,7 +23,7 @@ use crate::transport::{Connector, EndpointFile, OpenListeners};
 use crate::upstream::{Passing, Process};
 use crate::worker::{Charge, Worker, WorkerMessage, mailbox};
 
-/// So many groups that reloads may add are counted by themselves; those past them count as one.
+/// Bounds the groups that reloads add and that are counted by themselves; those past it count as one.
 const SPARE_GROUPS: usize = 64;
 
 /// Holds the labels of the reasons to pin, by their index.

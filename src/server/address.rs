@@ -17,7 +17,7 @@ use crate::transport::{DialError, literal, look_up};
 /// The name is resolved so often after a server was seen to be demoted: the name may move any moment.
 const SUSPECT_EVERY: Duration = Duration::from_millis(500);
 
-/// Where addresses are known a connect waits no longer for a resolver that hangs: most of the time they hold.
+/// A connect waits this long for a resolver that hangs where addresses are known: most of the time they hold.
 const KNOWN_WITHIN: Duration = Duration::from_millis(500);
 
 /// The thread looks so often whether it is still needed.

@@ -16,11 +16,11 @@ use crate::telemetry::LossCause;
 /// Tells those who wait to connect what has happened, by counts.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct ConnectNews {
-    /// So many connections came about.
+    /// This number of connections came about.
     pub connects: u64,
-    /// What was known of the server was forgotten so often.
+    /// The process has forgotten this often what was known of the server.
     pub starts: u64,
-    /// So often the circuit changed, or the one attempt ended.
+    /// The circuit changed, or the one attempt ended, this often.
     turns: u64,
 }
 

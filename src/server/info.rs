@@ -23,7 +23,7 @@ pub struct ServerInfo {
     pub connected_clients: Option<u64>,
     /// It takes so many clients.
     pub maxclients: Option<u64>,
-    /// So many of its clients are blocked.
+    /// This number of its clients are blocked.
     pub blocked_clients: Option<u64>,
     /// One number stands for its process and its modules; `None`: it does not say.
     pub instance: Option<u64>,

@@ -8,7 +8,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// What is sent so long before something else, on another connection, comes to the server before it.
+/// A request sent this long before another, on another connection, comes to the server before it.
 pub const COMES_FIRST: Duration = Duration::from_millis(10);
 
 /// Returns from when on something has to be sent to come surely behind what was sent then on another connection.

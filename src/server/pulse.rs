@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::pauses::{ServerPauses, comes_first};
 use crate::silence::ServerSigns;
 
-/// What another worker has seen with one of its last ticks, within so long, still holds.
+/// Another worker's view of the server, given with one of its last ticks, still holds when it is no older than this.
 const SEEN_LATELY: Duration = Duration::from_secs(1);
 
 /// A server that has said BUSY within so long is still busy: it is asked again each second at least.
@@ -225,8 +225,8 @@ mod tests {
     use super::*;
     use crate::server::pauses::COMES_FIRST;
 
-    /// What happens next: time passes, respool sends something on a connection of its own, somebody else has the server hold writes back or no
-    /// longer, or the server reads all that has come, in this order.
+    /// Stands for what happens next: time passes, respool sends something on a connection of its own, somebody else has the
+    /// server hold writes back or no longer, or the server reads all that has come, in this order.
     #[derive(Debug, Clone)]
     enum Event {
         Passes { millis: u64 },

@@ -207,7 +207,7 @@ labels! {
         MasterDown => "masterdown",
         /// The address is not the server's any more.
         Moved => "moved",
-        /// How connections are opened was changed by a reload: another took its place.
+        /// A reload changed how connections are opened: another took its place.
         Renewed => "renewed",
         /// The keys of its TLS 1.2 session had encrypted nearly as much as they may: another took its place.
         TlsKeys => "tls_keys",

@@ -301,12 +301,12 @@ mod tests {
         plan.regroup(&mut take)
     }
 
-    /// How many steps [`begin`] takes.
+    /// Counts the steps that [`begin`] takes.
     fn steps_of(plan: &AccessPlan) -> u32 {
         (plan.first().len() + plan.group().iter().len()) as u32
     }
 
-    /// Who is neither respool nor an owner of the file before.
+    /// Stands for somebody who is neither respool nor an owner of the file before.
     #[derive(Debug, Clone, Copy)]
     struct Somebody {
         user: u32,
@@ -365,7 +365,7 @@ mod tests {
         }
     }
 
-    /// That nobody at any time might connect by `was` who may by none of `allowed`, but for the owner of one of these.
+    /// Asserts that nobody might at any time connect by `was` who may by none of `allowed`, but for the owner of one of these.
     #[track_caller]
     fn assert_lets_in_only(was: &[FileAccess], allowed: &[FileAccess], plan: &AccessPlan) {
         let owns = |one: &Somebody| allowed.iter().any(|at| at.owner == one.user);
@@ -400,7 +400,7 @@ mod tests {
         }
     }
 
-    /// What the kernel lets [`ME`] do.
+    /// Says what the kernel lets [`ME`] do.
     #[derive(Debug, Clone, Copy)]
     struct Kernel {
         gives_away: bool,

@@ -113,7 +113,7 @@ pub enum NextAccepted {
     Stuck,
 }
 
-/// A client's socket.
+/// Is the socket of a client, by the kind of its listener.
 #[derive(Debug)]
 pub enum AcceptedSocket {
     /// It came from a TCP listener, with the peer's address.

@@ -336,7 +336,7 @@ mod tests {
         file.begin(now, next, keys)
     }
 
-    /// As a reload does it that is not refused.
+    /// Changes the access as a reload does that is not refused.
     fn set(file: &BoundFile, next: FileAccess) -> Result<(), String> {
         let now = file.access().expect("ours");
         let begun = begin(file, now, next).expect("one's own");

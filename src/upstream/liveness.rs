@@ -14,7 +14,7 @@ use crate::telemetry::{Bound, LossCause};
 /// not used for what can go elsewhere.
 const STALLED_AFTER: Duration = Duration::from_millis(50);
 
-/// How often as long as it has taken at best an answer may take before its connection counts as stalled.
+/// A connection counts as stalled when an answer takes this many times as long as it has taken at best.
 const USUALLY: u32 = 4;
 
 impl Link {
@@ -90,7 +90,7 @@ impl Link {
         self.is_alive() && self.exchange.borrow().may_work()
     }
 
-    /// What a change of its state would stand behind.
+    /// Returns what a change of its state would stand behind.
     pub(super) fn owes(&self) -> OwedReplies {
         OwedReplies {
             may_work: self.may_work(),

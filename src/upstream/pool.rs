@@ -52,7 +52,7 @@ use crate::session::{Change, State, steps};
 use crate::telemetry::Bound;
 use crate::texts::is_busy;
 
-/// Without a secret nothing leads back to respool's own user; what is opened instead waits for one.
+/// Says why a connection cannot lead back to respool's own user; what is opened instead waits for a secret.
 const NO_SECRET: &str = "no secret of respool's own is known to change it with";
 
 /// Says why waiting for a shared connection was in vain.
@@ -412,7 +412,7 @@ impl Upstream {
         self.count_waiting();
     }
 
-    /// Closes every connection.
+    /// Closes every connection of the worker to the server, for good.
     pub fn stop(&self) {
         self.stopping.set(true);
         self.both_subscriptions().for_each(|some| some.stop());

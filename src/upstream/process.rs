@@ -37,11 +37,11 @@ pub struct Process {
     pub server: CurrentServer,
     /// It makes TLS of connections to the server; `None`: they are plain.
     pub tls: ArcSwapOption<Connector>,
-    /// So many commands wait for the server to come back.
+    /// This number of commands wait for the server to come back.
     pub queued: AtomicUsize,
-    /// So many authenticate meanwhile. They are counted apart: strangers' guesses take no command's place.
+    /// This number of clients authenticate meanwhile. They are counted apart: strangers' guesses take no command's place.
     pub queued_logins: AtomicUsize,
-    /// So many wait for a lease on behalf of blocked clients, in all workers.
+    /// This number of calls wait for a lease on behalf of blocked clients, in all workers.
     pub call_connections_wanted: AtomicUsize,
     /// It says who is subscribed to what, in all workers.
     pub audiences: ChannelAudiences,
@@ -74,9 +74,9 @@ pub struct Process {
 /// Says who waits for the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Queueing {
-    /// So many commands do.
+    /// A client waits with this number of commands.
     Commands(usize),
-    /// One who authenticates does.
+    /// A client waits that authenticates.
     Login,
 }
 

@@ -63,7 +63,7 @@ pub struct BlockingCall {
     timeout_micros: Option<u64>,
     pub(super) shape: CallShape,
     pub(super) popped: PoppedElements,
-    /// For each `$` these are the places of its stream and of itself among `words`.
+    /// Each `$` has an entry: the places of its stream and of itself among `words`.
     lasts: Vec<(usize, usize)>,
 }
 

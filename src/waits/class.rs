@@ -58,7 +58,7 @@ pub(super) struct WaitClass<S> {
     pub(super) lines: KeyLines,
     /// Everybody who is still there is one.
     pub(super) members: BTreeSet<WaiterId>,
-    /// So many of them are of each client group.
+    /// Each client group has this number of them.
     pub(super) groups: BTreeMap<usize, usize>,
     /// These of them come from each address.
     pub(super) owners: BTreeMap<ClientAddress, BTreeSet<WaiterId>>,
@@ -66,17 +66,17 @@ pub(super) struct WaitClass<S> {
     pub(super) account: Option<ClassAccount>,
     /// The last of them came at this time.
     pub(super) fresh_at: u64,
-    /// From this time on its call may be issued again for no other reason than that a connection is to be had.
+    /// Its call may be issued again from this time on for no other reason than that a connection is to be had.
     pub(super) wakes_at: u64,
-    /// Its last call was so large.
+    /// Its last call had this size.
     size: CallSize,
-    /// So many of them have tried and found nothing.
+    /// This number of them have tried and found nothing.
     pub(super) waiting: usize,
     /// The tries of these newcomers wait until fewer pops are under way, those of others who have left meanwhile.
     pub(super) held: BTreeSet<WaiterId>,
-    /// So many tries of newcomers are under way.
+    /// This number of newcomers' tries are under way.
     pub(super) newcomers: usize,
-    /// So many tries for the class itself are wanted, and so many of them have been sent.
+    /// The class itself wants `attempts` tries, of which `begun` have been sent.
     pub(super) attempts: usize,
     pub(super) begun: usize,
     pub(super) stage: ClassStage,
@@ -97,9 +97,9 @@ pub(super) struct WaitClass<S> {
     pub(super) hides_kinds: bool,
     /// The server is being asked for the kinds of keys that are left out.
     pub(super) is_looking: bool,
-    /// So many calls over several keys were refused one after the other.
+    /// This number of calls over several keys were refused one after the other.
     refusals: u32,
-    /// So many calls were not refused since the window has changed, and so many it takes to widen it again.
+    /// The window is widened again when `accepted`, the calls that were not refused since it has changed, reaches `widens_after`.
     accepted: u32,
     widens_after: u32,
 }

@@ -6,7 +6,7 @@
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct WaiterId(pub(super) u64);
 
-/// Identifies a class.
+/// Identifies a class of equal or similar waits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct ClassId(pub(super) u64);
 
@@ -14,6 +14,6 @@ pub(super) struct ClassId(pub(super) u64);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CallConnectionId(pub(super) u64);
 
-/// Identifies a try.
+/// Identifies a try, of a newcomer or of a class.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TryId(pub(super) u64);

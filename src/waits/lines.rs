@@ -21,9 +21,9 @@ enum KindBar {
 pub(super) struct KeyLine {
     /// Everybody who is still there stands here.
     pub(super) living: BTreeSet<WaiterId>,
-    /// So many of them have tried and found nothing.
+    /// This number of them have tried and found nothing.
     pub(super) waiting: usize,
-    /// So many pops are sent that may answer with this key.
+    /// This number of pops have been sent that may answer with this key.
     pub(super) pops: usize,
     /// The issued call is about this key.
     pub(super) is_issued: bool,
@@ -81,11 +81,11 @@ impl KeyLine {
 #[derive(Debug, Default)]
 pub(super) struct KeyLines {
     lines: BTreeMap<LineKey, KeyLine>,
-    /// For these keys somebody who has found nothing stands in line, and one more of each may be asked for.
+    /// Somebody who has found nothing stands in line for each of these keys, and one more of each may be asked for.
     awaited: BTreeSet<LineKey>,
     /// One of these keys is of another kind, and somebody who has found nothing stands in line for them.
     doubted: BTreeSet<LineKey>,
-    /// So many are left out because it is known of them.
+    /// This number of keys are left out, as known to be of another kind.
     left_out: usize,
     /// These are left out, or no longer, since they were last asked for.
     turned: Vec<LineKey>,

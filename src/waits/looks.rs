@@ -11,7 +11,7 @@ use super::owners::ClientAddress;
 use super::price::{SHARE, look};
 use super::{LineKey, MIN_POLL_MICROS, POLL_MICROS};
 
-/// So many keys are looked at again at once at most, and so many bytes of keys stand in one look.
+/// Bounds the keys that are looked at again at once, and the bytes of keys in one look.
 pub(super) const MAX_AGAIN: usize = 256;
 pub(super) const MAX_LOOK_BYTES: usize = 64 * 1024;
 
@@ -32,7 +32,7 @@ struct LeftOutKey {
 /// Counts those who come from one address and for whom keys are looked at.
 #[derive(Debug, Default)]
 struct AddressPayers {
-    /// For each of them so many keys are looked at.
+    /// Each of them has this number of keys looked at.
     keys: BTreeMap<WaiterId, u64>,
     /// The last of these keys is looked at then.
     last: u64,

@@ -36,7 +36,7 @@ pub struct BlockingCalls<S> {
     pub(super) attempts: HashMap<TryId, PendingTry>,
     /// Calls may be issued without an end, since they can be ended. Otherwise each ends by itself, soon.
     has_endless_calls: bool,
-    /// Which server it is.
+    /// The server is of this product and version, as far as it is known.
     server: ServerVersion,
     actions: VecDeque<WaitAction<S>>,
 }

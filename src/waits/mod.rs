@@ -76,8 +76,8 @@ const GRACE_MICROS: u64 = 5_000;
 /// demands.
 const SETTLING_MICROS: u64 = 1_000;
 
-/// So many tries for one key stand in front of an issued call at most, and their answers may measure so many bytes together,
-/// as far as the last one tells.
+/// Bounds the tries for one key that stand in front of an issued call, and the bytes of their answers together, as far as the
+/// last one tells.
 const MAX_AHEAD: u32 = 64;
 const MAX_AHEAD_BYTES: usize = 1024 * 1024;
 

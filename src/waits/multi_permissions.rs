@@ -4,13 +4,13 @@
 
 use crate::texts::{is_no_permission, is_unknown_command};
 
-/// So many users are remembered at most; the one known longest is forgotten first.
+/// Bounds the users that are remembered; the one known longest is forgotten first.
 const MAX_USERS: usize = 64;
 
 /// Says what is known of one user.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MultiPermission {
-    /// Nothing is known.
+    /// No try has told yet.
     Unknown,
     /// A try that will tell is under way.
     Asked,

@@ -19,9 +19,9 @@ pub(super) type ClassOwner = (bool, ClientAddress);
 pub(super) enum ServiceLane {
     /// It is tried, and somebody of it has just begun to wait.
     Young,
-    /// It is tried.
+    /// It is tried, and all of it have waited for a while.
     Old,
-    /// It has a connection.
+    /// It has a connection, on which its call waits.
     Calling,
 }
 
@@ -64,7 +64,7 @@ impl OwnedClasses {
 #[derive(Debug, Default)]
 pub(super) struct ClassOwners {
     by_owner: BTreeMap<ClassOwner, OwnedClasses>,
-    /// So many owners have classes that are tried.
+    /// This number of owners have classes that are tried.
     tried: u64,
 }
 

@@ -7,7 +7,7 @@ use super::class::{ClassStage, WaitClass};
 use super::ids::ClassId;
 use super::owners::{ClassAccount, ClassOwners, ServiceLane};
 
-/// So many addresses of a class are looked at, at most.
+/// Bounds the addresses of a class that are looked at.
 const MAX_PAYERS: usize = 16;
 
 /// Knows whose each class is, and when those that are tried from time to time are tried next.

@@ -29,11 +29,11 @@ pub enum PoppedElements {
 /// Says what is to be done with a reply nobody is there for.
 #[derive(Debug, PartialEq, Eq)]
 pub enum PoppedFate {
-    /// It took nothing.
+    /// The call has taken nothing.
     Nothing,
-    /// What it took cannot be put back.
+    /// An element was taken that cannot be put back.
     Orphaned,
-    /// This request puts it back, so many elements.
+    /// This request puts back what was taken: this number of elements.
     Return(Vec<u8>, u64),
 }
 

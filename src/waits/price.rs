@@ -23,7 +23,7 @@ const ISSUE_MICROS: u64 = 16;
 const KEYS_TRIED_A_MICRO: u64 = 8;
 const BYTES_A_MICRO: u64 = 500;
 
-/// Measures one call.
+/// Measures a call by what it costs the server to read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct CallSize {
     pub(super) words: usize,

@@ -6,7 +6,7 @@ use crate::texts::{is_no_permission, is_unknown_command};
 /// Tells replies apart, as far as it matters here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum CallAnswer<'a> {
-    /// There is nothing.
+    /// The answer is null: there is nothing.
     Null,
     /// The server refuses, with this error.
     Error(&'a [u8]),

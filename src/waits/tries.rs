@@ -10,7 +10,7 @@ pub struct RequestBatch {
     pub bytes: Vec<u8>,
     /// They have so many replies.
     pub replies: usize,
-    /// So many of them may take something away.
+    /// This number of them may take something away.
     pub takes: usize,
 }
 
@@ -62,7 +62,7 @@ pub(super) struct PendingTry {
     pub(super) class: Option<ClassId>,
     pub(super) keys: Vec<LineKey>,
     pub(super) count: u32,
-    /// So many requests for the kinds of keys stand in front of the calls.
+    /// This number of requests for the kinds of keys stand in front of the calls.
     pub(super) kinds: usize,
 }
 

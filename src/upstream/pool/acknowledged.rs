@@ -15,10 +15,10 @@ use crate::texts::{is_busy, is_loading};
 /// A longer answer is not read; it has a line for each replica.
 const LONGEST_ANSWER: usize = 64 * 1024;
 
-/// Replicas may take so long: they acknowledge once a second.
+/// Replicas have this time to acknowledge: they do so once a second.
 const LIMIT: Duration = Duration::from_secs(3);
 
-/// So long lies between one look and the next.
+/// Two looks at the server are this far apart.
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// Holds what INFO says of replication and of the file of what was written.

@@ -174,7 +174,7 @@ enum NextCall {
 enum SharedWork {
     /// Sends a try, which may be the first of its user.
     Try(WantedTry, Option<Asking>),
-    /// Puts elements back.
+    /// Puts popped elements back where they were.
     PutBack(Returning),
 }
 
@@ -214,12 +214,12 @@ pub(super) struct BlockedClients {
     pub(super) connections: RefCell<HashMap<CallConnectionId, Rc<CallLink>>>,
     /// Is true while actions are being carried out: those of events meanwhile join them.
     is_acting: Cell<bool>,
-    /// So many wait for a lease for a call.
+    /// This number of calls wait for a lease.
     lease_waits: Cell<usize>,
     /// Connections were last given back for those of other workers then.
     yielded_micros: Cell<u64>,
     pub(super) apart: Apart,
-    /// So many calls, tries and elements on their way back are under way.
+    /// This number of calls, tries and elements on their way back are under way.
     pub(super) under_way: Rc<Cell<usize>>,
     probe: ending::Probe,
     /// Is true once it was logged that the server lets respool end no call.

@@ -3,7 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
 
-/// So many databases are remembered to exist.
+/// Bounds the databases that are remembered to exist.
 const MAX_KNOWN: usize = 4096;
 
 /// Remembers the databases of one server, and since when it is the one.

@@ -48,7 +48,7 @@ pub struct Pin {
 }
 
 impl Pin {
-    /// Returns the connection.
+    /// Returns the connection that is lent.
     pub fn link(&self) -> &Rc<Link> {
         &self.link
     }

@@ -19,7 +19,7 @@ use crate::upstream::handshake::{ConnectError, connect};
 use crate::upstream::link::{Link, LinkEnd};
 use crate::upstream::process::Process;
 
-/// Where another worker has reached the server this one tries within so long.
+/// A worker whose attempt was put off tries within this time once another worker has reached the server.
 const FOLLOW_WITHIN: Duration = Duration::from_millis(50);
 
 /// Holds a turn at the rate of connects that has not come yet. Its drop leaves it to others.

@@ -22,11 +22,11 @@ use crate::upstream::link::Link;
 /// Tells how the shared connection stands on which a user's question could be asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum NearestLink {
-    /// There is none.
+    /// No shared connection is there.
     Missing,
-    /// What is sent on it is answered.
+    /// It answers what is sent on it.
     Free,
-    /// What is sent on it may be answered in a moment.
+    /// It may answer in a moment what is sent on it.
     HeldUp,
     /// It owes an answer for longer than servers take.
     Stalled,

@@ -32,7 +32,7 @@ pub(super) enum FailedAttempt {
     Away,
 }
 
-/// What a server that is there has said instead of serving.
+/// Holds what a server that is there has said instead of serving, and when.
 #[derive(Debug)]
 struct SaidUnready {
     said: Box<[u8]>,
@@ -43,7 +43,7 @@ struct SaidUnready {
 #[derive(Debug, Default)]
 pub(super) struct ReconnectPause {
     failures: u32,
-    /// So many connections were lost soon after they were opened, one after the other.
+    /// This number of connections were lost soon after they were opened, one after the other.
     short_lives: u32,
     next_attempt: Option<Instant>,
     /// The server has no place left: that another was given one says nothing.

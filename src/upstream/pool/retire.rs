@@ -23,7 +23,7 @@ const STUCK_AFTER: Duration = Duration::from_secs(1);
 /// Tells what a connection is used for, as far as that decides how it is left.
 #[derive(Debug, Clone, Copy)]
 enum LinkUse {
-    /// Clients share it.
+    /// Clients share the connection.
     Shared {
         /// A change of its state is under way.
         is_changing: bool,
@@ -43,7 +43,7 @@ enum LeavingStep {
     Wait,
     /// It takes no new work, and ends when all is answered.
     Finish,
-    /// It ends now.
+    /// It ends at once.
     Lose,
     /// It ends now, for its time is over.
     LoseOverdue,

@@ -78,7 +78,7 @@ pub struct Subscriptions {
     marked: RefCell<VecDeque<Marked>>,
     /// The other workers know of so many patterns.
     patterns: Cell<usize>,
-    /// So many topics are counted.
+    /// This number of its topics is counted among those of the worker.
     topics: Cell<u64>,
     /// Is true while a connection is waited for until others give one back.
     awaits_place: Cell<bool>,

@@ -22,16 +22,16 @@ use crate::server::{ServerInfo, UnseenEnd};
 use crate::texts::{is_busy, is_loading};
 use crate::upstream::link::Link;
 
-/// So many connections are asked about at once: a line of some 400 bytes is answered for each that is there still.
+/// Bounds the connections that are asked about at once: a line of some 400 bytes is answered for each that is there still.
 const MOST_ASKED: usize = 256;
 
 /// A longer answer is not read; a server may be told names and users of its clients of any length.
 const LONGEST_ANSWER: usize = 1024 * 1024;
 
-/// So long lies between one question of a worker and the next.
+/// Two questions of a worker are this far apart.
 const ASK_EVERY: Duration = Duration::from_secs(1);
 
-/// So long lies between two questions while the answers tell nothing: respool's user may not list clients, or the server cannot.
+/// Two questions are this far apart while the answers tell nothing: respool's user may not list clients, or the server cannot.
 /// Each such question may leave a line in the server's ACL log.
 const ASK_IN_VAIN_EVERY: Duration = Duration::from_secs(60);
 

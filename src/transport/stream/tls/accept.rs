@@ -30,12 +30,12 @@ pub struct Acceptance {
 /// Tells why a client's handshake came to nothing.
 #[derive(Debug)]
 pub enum AcceptError {
-    /// It sent what is no TLS.
+    /// The client took too long.
     Plain,
     Closed,
     /// It took too long.
     Timeout,
-    /// What it held was needed for those who were admitted.
+    /// The memory it held was needed for those who were admitted.
     NoRoom,
     /// It failed otherwise, as the text says.
     Failed(String),

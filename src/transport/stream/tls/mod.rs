@@ -73,7 +73,7 @@ enum BrokenHandshake {
     Socket(io::Error),
     /// The other side closed it.
     Closed,
-    /// What was sent broke it.
+    /// The bytes that were sent broke it, as the error says.
     Tls(Error),
 }
 

@@ -17,10 +17,10 @@ use crate::upstream::pool::Upstream;
 use crate::upstream::pool::lent::PinError;
 use crate::waits::{MultiPermission, MultiPermissions, TryFailure, TryId};
 
-/// The connection is kept for so long while there are more.
+/// The connection is kept for this time while there are more tries.
 const TURN: Duration = Duration::from_millis(100);
 
-/// So many are sent without it each time that none was lent within `upstream.borrow_timeout`.
+/// Bounds the tries that are sent without a lent connection each time that none was lent within `upstream.borrow_timeout`.
 const WITHOUT_ONE: usize = 8;
 
 /// Is a try that is to be sent.

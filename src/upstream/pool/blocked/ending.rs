@@ -23,10 +23,10 @@ use crate::waits::CallConnectionId;
 /// A server that has not done a write for so long may hold it back.
 const PROBED_WITHIN: Duration = Duration::from_millis(200);
 
-/// For so long a connection is awaited on which the server is probed; after that it is looked whether the server gives any.
+/// The probe waits this long for a connection; after that it is looked whether the server gives any.
 const APART_WITHIN: Duration = Duration::from_secs(1);
 
-/// For so long a pause is believed to be in force that has held one back.
+/// A pause that has held a probe back is believed to be in force for this time.
 const HELD_FOR: Duration = Duration::from_secs(1);
 
 /// Answers to a PFCOUNT that was done begin so, whatever the key holds; and those of a server that does nothing now.
@@ -60,7 +60,7 @@ pub(in crate::upstream) struct Probe {
 /// Tells whether the server can be asked to end a call.
 enum MayAsk {
     Yes,
-    /// That a pause has put the call off is neither known nor can it be ruled out.
+    /// A pause may have put the call off: that is neither known nor can it be ruled out.
     Perhaps,
     /// It cannot now; it will be known whether.
     Soon,

@@ -8,9 +8,9 @@ const READ_A_TURN: usize = 16 * 1024;
 /// Tells how much of a call the server may not have read yet.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(in crate::upstream) struct Unread {
-    /// What it reads in its next turn began then.
+    /// The part of the call that it reads in its next turn came to it no earlier than this.
     since_micros: u64,
-    /// It has yet to take so many turns behind that one.
+    /// It has to take this number of turns behind that one.
     turns: usize,
 }
 

@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 /// Keeps connections that nobody uses, and counts who waits for one.
 pub(in crate::upstream::pool) struct IdleConnections<T> {
     idle: RefCell<Vec<T>>,
-    /// So many borrowers of this worker wait for a place in the budget: a connection that falls idle is theirs first.
+    /// This number of borrowers of the worker wait for a place in the budget: a connection that falls idle is theirs first.
     borrowers: Cell<usize>,
     fell_idle: Notify,
 }

@@ -10,7 +10,7 @@ use crate::upstream::outlet::Outlet;
 use crate::upstream::pool::Upstream;
 use crate::upstream::sink::SubscriberFrames;
 
-/// So many topics are looked at in one turn at most. 80,000 of one client held its worker for more than a tenth of a second, and
+/// Bounds the topics that are looked at in one turn. 80,000 of one client held its worker for more than a tenth of a second, and
 /// the requests of all its other clients.
 pub const TOPICS_A_TURN: usize = 1000;
 
