@@ -47,6 +47,12 @@ mod server;
 
 mod login;
 
+mod thread;
+
+mod outlet;
+
+mod link;
+
 mod upstream;
 
 mod client;

@@ -22,8 +22,9 @@ use crate::admission::{Admission, ClientPermit, HandshakePermit, HoldPermit};
 use crate::client::{ClientMessage, Clients, TellWorkers};
 use crate::identity::{ClientRegistry, Identity, Peer};
 use crate::telemetry::WorkerCounters;
+use crate::thread::{Process, Thread};
 use crate::transport::Accepted;
-use crate::upstream::{Process, Thread, Upstream};
+use crate::upstream::Upstream;
 
 /// A worker may be behind with so many messages before whoever sends them waits.
 const MAILBOX: usize = 4096;

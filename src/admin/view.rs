@@ -13,8 +13,8 @@ use crate::telemetry::{
     MemoryRow, PROCESS, Parts, ProcessRow, ProcessStanding, Scrape, ServerHealth, UpstreamCounts,
     WorkerCounters, faults,
 };
+use crate::thread::Process;
 use crate::transport::{EndpointFile, OpenListeners};
-use crate::upstream::Process;
 
 /// A client silent for this long counts as idle.
 const IDLE_MS: u64 = 1_000;

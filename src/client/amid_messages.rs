@@ -15,12 +15,12 @@ use crate::command::{
 };
 use crate::exchange::MayTake;
 use crate::identity::ClientFlag;
+use crate::link::{Link, RoomWait};
 use crate::resp::Request;
 use crate::resp::speak::encode_request;
 use crate::session::{Protocol, Route, Routed};
 use crate::telemetry::Disconnect;
 use crate::texts::subscribers_may_not;
-use crate::upstream::{Link, RoomWait};
 use crate::waits::PoppedElements;
 
 /// A request in the place of one that is refused inside MULTI: no server has such a command, so it says so, in its place among the

@@ -5,9 +5,9 @@ use std::rc::Rc;
 use super::requests::Next;
 use super::task::Client;
 use crate::command::{CommandId, Learned, spec};
+use crate::link::Link;
 use crate::resp::Request;
 use crate::session::Routed;
-use crate::upstream::Link;
 
 /// Whether the server lets CLIENT CACHING outlive this command: all of CLIENT, of which it is one itself.
 fn leaves_caching(command: Option<CommandId>) -> bool {

@@ -21,10 +21,13 @@ use crate::auth::ConfiguredUsers;
 use crate::command::DenySet;
 use crate::config::{AuthMode, Group, Settings};
 use crate::identity::{ClientFlag, ClientRecord, ClientRegistry};
+use crate::link::Link;
+use crate::outlet::Outlet;
 use crate::session::{Credentials, TakenCredentials};
 use crate::telemetry::Disconnect;
+use crate::thread::Thread;
 use crate::transport::Stream;
-use crate::upstream::{Announcement, BlockedClient, Link, Outlet, Thread, Upstream};
+use crate::upstream::{Announcement, BlockedClient, Upstream};
 use crate::waits::UnblockMode;
 
 /// Asks the worker that has a client to do something to it.

@@ -16,12 +16,13 @@ use super::subscribed::subscriber_refusal;
 use super::task::{Client, Wait};
 use crate::budget::{UploadPace, UploadPlace};
 use crate::command::{Delays, Learned, Local, PinReason, is_container, lookup, spec};
+use crate::link::{Link, RoomWait};
 use crate::resp::speak::error;
 use crate::resp::{Bounds, Request, Scan};
 use crate::session::{Route, malformed};
 use crate::telemetry::{Bound, Disconnect};
 use crate::transport::READ_SIZE;
-use crate::upstream::{Link, PinError, RoomWait};
+use crate::upstream::PinError;
 
 /// How often `max_shared_request` is gathered of a request before it may be passed on as it arrives: a megabyte. One that
 /// respool must see whole to answer or to route may measure as much.

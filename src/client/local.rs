@@ -14,6 +14,7 @@ use crate::auth::PermissionResult;
 use crate::command::{ClientSub, CommandId, Delays, Local, PinReason};
 use crate::fanout::TopicKind;
 use crate::identity::ClientFlag;
+use crate::link::Link;
 use crate::resp::speak::{OK, encode_request};
 use crate::resp::{Request, parse_integer};
 use crate::session::{Change, OwnCommand, ReplyMode, Session, State, malformed, misused};
@@ -22,7 +23,7 @@ use crate::texts::{
     BAD_NAME, NO_SUCH_DATABASE, NOT_AN_INT, NOT_AN_INTEGER, RESET, asking, is_unknown_command,
     readonly, readwrite, takes_readonly, unknown_command,
 };
-use crate::upstream::{Link, SharedWait, WaitError};
+use crate::upstream::{SharedWait, WaitError};
 
 const LONG_NAME: &str = "ERR respool: a client name may measure 1 KiB";
 

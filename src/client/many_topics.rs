@@ -11,9 +11,10 @@ use super::slow::Told;
 use super::subscribed::{in_own_words, too_many};
 use super::task::Client;
 use crate::fanout::{SubscriberId, TOPIC_BYTES, TopicKind};
+use crate::outlet::Outlet;
 use crate::resp::Request;
 use crate::texts::unknown_command;
-use crate::upstream::{Outlet, SubscribeResult, TOPICS_A_TURN, Upstream};
+use crate::upstream::{SubscribeResult, TOPICS_A_TURN, Upstream};
 
 /// Who subscribes, and how long it waits for the server each time.
 struct Subscriber {

@@ -8,11 +8,12 @@ use super::requests::Next;
 use super::serve::Awaited;
 use super::task::{Client, Wait};
 use crate::command::{CommandId, Delays, same_word};
+use crate::link::Link;
 use crate::resp::{Request, parse_integer};
 use crate::server::TakenPause;
 use crate::session::{Route, Routed};
 use crate::telemetry::Disconnect;
-use crate::upstream::{Link, Process};
+use crate::thread::Process;
 
 /// What a client asks for.
 #[derive(Debug, PartialEq, Eq)]

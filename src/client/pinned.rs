@@ -13,12 +13,13 @@ use super::task::{Client, Wait};
 use crate::command::{CommandId, Delays, PinReason, changes_modules, is_container, outlasts_reset};
 use crate::exchange::RequestKind;
 use crate::identity::ClientFlag;
+use crate::link::{Link, RoomWait};
 use crate::resp::Request;
 use crate::server::ListHint;
 use crate::session::{Change, PinnedCommand, State, Stream};
 use crate::telemetry::Disconnect;
 use crate::transport::READ_SIZE;
-use crate::upstream::{Ends, Link, Pin, PinError, RoomWait};
+use crate::upstream::{Ends, Pin, PinError};
 use crate::waits::PoppedElements;
 
 /// What a command gets for which no connection became free in time. It was not sent; clients may try again.

@@ -19,7 +19,8 @@ use super::slow::{SlowRequest, Told};
 use super::task::Client;
 use crate::command::{CommandId, spec};
 use crate::fanout::TopicKind;
-use crate::upstream::{Announcement, Thread};
+use crate::thread::Thread;
+use crate::upstream::Announcement;
 
 /// Words of a request that publishes.
 const WORDS: usize = 3;

@@ -8,8 +8,8 @@ use super::task::{Client, Wait};
 use crate::command::{CommandId, Delays, PinReason, Way, spec};
 use crate::exchange::Offence;
 use crate::exchange::RequestKind;
+use crate::link::Link;
 use crate::resp::Request;
-use crate::upstream::Link;
 
 /// Whether the start of a request of this way may be passed on: at most its reply leaves a doubt.
 pub(super) fn leaves_no_trace(way: Way) -> bool {

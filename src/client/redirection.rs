@@ -25,11 +25,13 @@ use super::slow::Told;
 use super::task::Client;
 use crate::failover::Node;
 use crate::identity::{ClientFlag, ClientRecord};
+use crate::link::{Forward, Link, SocketEnd, broken_redirection};
+use crate::outlet::Outlet;
 use crate::resp::ReplyScanner;
 use crate::resp::speak::encode_request;
 use crate::session::{OwnCommand, OwnElement, OwnElements};
 use crate::telemetry::Disconnect;
-use crate::upstream::{Forward, Link, Outlet, Pin, SocketEnd, broken_redirection};
+use crate::upstream::Pin;
 
 /// How long the server may take to answer what tells that everything redirected has come. A server that is held up for longer
 /// is most likely gone, and others wait for the connection.

@@ -13,8 +13,8 @@ use crate::admission::HoldPermit;
 use crate::memory::Stranger;
 use crate::resp::{Bounds, RequestScanner, Scan};
 use crate::telemetry::Bound;
+use crate::thread::Thread;
 use crate::transport::Stream;
-use crate::upstream::Thread;
 
 /// Commands answered before the socket is closed.
 const MOST_COMMANDS: u32 = 64;

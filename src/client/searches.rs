@@ -8,7 +8,7 @@ use std::task::Context;
 
 use super::clients::Clients;
 use super::task::{Client, Wait};
-use crate::upstream::let_others_go_first;
+use crate::transport::let_others_go_first;
 
 /// Most clients that are looked at in one turn, and by one command more: between 0.1 and 1 ms.
 const MOST_IN_A_TURN: usize = 4096;

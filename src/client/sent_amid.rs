@@ -4,9 +4,9 @@
 use super::task::Client;
 use crate::command::{CommandId, TransactionCommand, spec};
 use crate::fanout::{QueuedSubscription, SentNow, TopicKind};
+use crate::link::Link;
 use crate::resp::Request;
 use crate::session::{Route, Routed};
-use crate::upstream::Link;
 
 /// Most subscription commands of one transaction, whose places are kept.
 const MOST_QUEUED: usize = 4096;

@@ -7,11 +7,11 @@ use std::task::Context;
 use super::requests::unserved;
 use super::task::{Client, Purpose, Wait};
 use crate::command::{Delays, PinReason};
+use crate::link::RoomWait;
 use crate::resp::count_requests;
 use crate::schedule::goes_on_at;
 use crate::telemetry::Bound;
 use crate::transport::READ_SIZE;
-use crate::upstream::RoomWait;
 
 impl Client {
     pub(super) fn in_flight_limit(&self) -> u32 {

@@ -20,11 +20,13 @@ use super::slow::{NextStory, SlowRequest};
 use crate::admission::{AdmissionRefusal, ClientPermit};
 use crate::command::PinReason;
 use crate::identity::{ClientArrival, ClientFlag, Identity, Peer, RegisteredClient};
+use crate::link::{Link, RoomWait};
+use crate::outlet::Outlet;
 use crate::resp::RequestScanner;
 use crate::session::{ReplyMode, Session, UnplacedTransaction};
 use crate::telemetry::{Bound, Disconnect};
 use crate::transport::Stream;
-use crate::upstream::{Link, Outlet, Pin, RoomWait, SharedWait, WaitError};
+use crate::upstream::{Pin, SharedWait, WaitError};
 
 /// A client that has been admitted and not yet begun.
 pub struct Arrived {

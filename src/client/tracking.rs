@@ -18,11 +18,11 @@ use crate::command::{CommandId, Delays, PinReason, same_word};
 use crate::exchange::RequestKind;
 use crate::failover::Node;
 use crate::identity::ClientFlag;
+use crate::link::Link;
 use crate::resp::speak::{encode_request, push_header};
 use crate::resp::{Request, parse_integer};
 use crate::session::{OwnCommand, PinnedCommand, Protocol, State, Tracking};
 use crate::telemetry::Bound;
-use crate::upstream::Link;
 
 /// Where TRACKINGINFO tells the connection to which is redirected.
 const REDIRECT_FIELD: &[u8] = b"$8\r\nredirect\r\n";

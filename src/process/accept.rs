@@ -10,10 +10,10 @@ use crate::client::{Evictor, TellWorkers, tell_rejection};
 use crate::config::Listener;
 use crate::identity::{ClientRegistry, Identity, Peer};
 use crate::telemetry::{self, Parts};
+use crate::thread::Process;
 use crate::transport::{
     Accepted, AcceptedSocket, Accepting, Acceptor, Bound, ListenerOrder, NextAccepted,
 };
-use crate::upstream::Process;
 use crate::worker::{Newcomer, NewcomerPlace, Rejected, Worker, WorkerMessage};
 
 /// Takes in whoever connects: a newcomer is admitted and handed to a worker, or turned away.

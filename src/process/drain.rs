@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::signals::{SignalRequest, SignalStream};
 use super::watch::PartsWatch;
 use crate::admission::Admission;
-use crate::upstream::Process;
+use crate::thread::Process;
 use crate::worker::{Worker, WorkerMessage};
 
 /// The end of a phase is looked for this often.

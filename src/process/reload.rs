@@ -18,8 +18,8 @@ use crate::config::{self, AuthMode, ServerLogin, Settings, UpstreamSettings, Ups
 use crate::identity::{ClientRecord, ClientRegistry};
 use crate::login::OwnLogin;
 use crate::telemetry::{Disconnect, LastReload, LossCause, log};
+use crate::thread::Process;
 use crate::transport::{Connector, EndpointFile, OpenListeners};
-use crate::upstream::Process;
 use crate::worker::WorkerMessage;
 
 /// Clients may take so long to be where a reload puts them, before those past a cap are looked for.

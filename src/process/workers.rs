@@ -19,8 +19,8 @@ use crate::identity::ClientRegistry;
 use crate::login::OwnLogin;
 use crate::memory::MemoryRoom;
 use crate::telemetry::{LastReload, ServerHealth, Throttle, WorkerCounters};
+use crate::thread::{Passing, Process};
 use crate::transport::{Connector, EndpointFile, OpenListeners};
-use crate::upstream::{Passing, Process};
 use crate::worker::{Charge, Worker, WorkerMessage, mailbox};
 
 /// Bounds the groups that reloads add and that are counted by themselves; those past it count as one.

@@ -17,6 +17,7 @@ mod rights;
 mod socket_access;
 mod socket_file;
 mod stream;
+mod turn;
 
 pub use clock::Clock;
 pub use dial::{DialError, dial};
@@ -35,6 +36,7 @@ pub use resolve::{literal, look_up};
 pub use socket_access::{folder_of, mode_trouble};
 pub use stream::tls::{AcceptError, Acceptance, Connector, HandshakeFailed, Tls};
 pub use stream::{DEAD_AFTER, Stream};
+pub use turn::let_others_go_first;
 
 /// Says how many bytes are read from a socket at once. 64 KiB holds the replies of a whole turn at 2,000 clients, and a
 /// larger value travels in pieces of this size that stay in the processor's cache.

@@ -17,18 +17,18 @@ use error::{away, out_of_place, refused_login};
 use introduction::{ServerIntroduction, introduce};
 use talk::OpeningTalk;
 
-use super::link::Link;
-use super::process::Process;
-use super::socket::ServerSocket;
-use super::thread::Thread;
 use crate::budget::SocketPermit;
 use crate::config::{Role, Settings};
 use crate::failover::Node;
+use crate::link::Link;
+use crate::link::ServerSocket;
 use crate::login::OwnLogin;
 use crate::server::LinkOrigin;
 use crate::session::{Change, State, steps};
 use crate::telemetry::{ConnectResult, TlsHandshake};
 use crate::texts::NOAUTH;
+use crate::thread::Process;
+use crate::thread::Thread;
 use crate::transport::{Connector, DialError, dial};
 
 /// Holds what one connect goes by from its first step to its last, whatever is reloaded meanwhile.

@@ -39,18 +39,18 @@ use lent::IdleConnections;
 use reconnect::ReconnectPause;
 use stalls::StallWatch;
 
-use super::link::Link;
-use super::outlet::Outlet;
-use super::process::{Queued, Queueing};
-use super::thread::Thread;
 use crate::budget::{SocketKind, SocketPermit};
 use crate::command::Delays;
 use crate::config::Address;
 use crate::fanout::{LossSuspicion, SubscriptionSide};
+use crate::link::Link;
+use crate::outlet::Outlet;
 use crate::schedule::{LoginPlace, ScheduleAction, ScheduleTicket, StateSchedule};
 use crate::session::{Change, State, steps};
 use crate::telemetry::Bound;
 use crate::texts::is_busy;
+use crate::thread::Thread;
+use crate::thread::{Queued, Queueing};
 
 /// Says why a connection cannot lead back to respool's own user; what is opened instead waits for a secret.
 const NO_SECRET: &str = "no secret of respool's own is known to change it with";

@@ -9,9 +9,9 @@ use std::rc::Rc;
 use super::{SlowRequest, Told};
 use crate::client::task::{Client, Wait};
 use crate::command::{PinReason, lookup, same_word, spec};
+use crate::link::{Link, RoomWait};
 use crate::session::{PinnedCommand, Route, Routed};
 use crate::telemetry::Disconnect;
-use crate::upstream::{Link, RoomWait};
 
 /// What a script gets inside MULTI while SCRIPT DEBUG is on. The server itself runs what stands behind it twice: in the debugger,
 /// and on the data.

@@ -19,10 +19,10 @@ use super::serve::Interrupted;
 use super::task::{Client, Wait};
 use crate::command::{CommandId, Delays, PinReason, TransactionCommand};
 use crate::exchange::RequestKind;
+use crate::link::Link;
 use crate::resp::Request;
 use crate::session::{Route, Routed};
 use crate::transport::READ_SIZE;
-use crate::upstream::Link;
 
 pub(super) use debugging::NOT_WHILE_DEBUGGING;
 

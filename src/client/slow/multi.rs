@@ -11,11 +11,11 @@ use crate::client::task::{Client, Wait};
 use crate::command::{CommandId, Delays, Local, PinReason, TransactionCommand};
 use crate::exchange::{RequestKind, Show};
 use crate::identity::ClientFlag;
+use crate::link::Link;
 use crate::resp::speak::{OK, encode_request};
 use crate::resp::{Request, parse_integer};
 use crate::session::{Change, PinnedCommand, ReplyMode, Route, Routed, State};
 use crate::telemetry::Disconnect;
-use crate::upstream::Link;
 
 /// Why a connection is lent for a command of transactions.
 fn reason_of(verb: TransactionCommand) -> PinReason {

@@ -7,11 +7,11 @@ use crate::client::serve::Awaited;
 use crate::client::task::Client;
 use crate::command::{CommandId, Delays, PinReason, spec};
 use crate::exchange::RequestKind;
+use crate::link::Link;
 use crate::resp::speak::encode_request;
 use crate::resp::{Request, parse_integer};
 use crate::session::PinnedCommand;
 use crate::texts::{is_no_permission, is_unknown_command};
-use crate::upstream::Link;
 use crate::waits::PoppedElements;
 
 /// Why WAIT would answer a wrong number, of a user who may not do what stands before it.

@@ -15,7 +15,7 @@ use crate::resp::speak::encode_request;
 use crate::session::{Credentials, State};
 use crate::telemetry::ConnectResult;
 use crate::texts::NOAUTH;
-use crate::upstream::thread::Thread;
+use crate::thread::Thread;
 
 /// Tells whether the server has whoever does not authenticate do so. It is asked only where that decides what clients get.
 pub(super) async fn asks_unauthenticated(

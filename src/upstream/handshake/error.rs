@@ -3,9 +3,9 @@
 use std::fmt;
 use std::rc::Rc;
 
+use crate::link::Link;
 use crate::login::OwnLogin;
 use crate::telemetry::{ConnectResult, LossCause};
-use crate::upstream::link::Link;
 
 /// Says why no connection in the wanted state came about.
 pub(in crate::upstream) enum ConnectError {

@@ -11,7 +11,7 @@ use crate::server::{ServerHello, ServerInfo};
 use crate::session::{Effect, Protocol, name_request};
 use crate::telemetry::ConnectResult;
 use crate::texts::{ServerVersion, is_busy};
-use crate::upstream::thread::Thread;
+use crate::thread::Thread;
 
 /// Holds what the server has said of itself and of the connection.
 pub(super) struct ServerIntroduction {

@@ -3,9 +3,9 @@
 use std::io;
 
 use super::error::{ConnectError, away, out_of_place};
+use crate::link::ServerSocket;
 use crate::resp::ReplyScanner;
 use crate::telemetry::{ConnectResult, LossCause};
-use crate::upstream::socket::ServerSocket;
 
 /// Holds a connection until it carries traffic.
 pub(super) struct OpeningTalk {

@@ -25,8 +25,8 @@ use super::lent::{Pin, PinError};
 use crate::budget::PinLease;
 use crate::command::{Delays, PinReason};
 use crate::exchange::{Answer, OwnCall, OwnReply, Pace};
+use crate::link::Link;
 use crate::session::State;
-use crate::upstream::link::Link;
 use crate::waits::{
     BlockingCall, BlockingCalls, CallConnectionId, NotLent, PoppedElements, PoppedFate,
     RequestBatch, TryFailure, TryId, UnblockMode, WaitAction, WaitOrigin, WaitOutcome, WaiterId,

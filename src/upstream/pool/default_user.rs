@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::Upstream;
 use crate::auth::is_wrong_password;
-use crate::upstream::link::Link;
+use crate::link::Link;
 
 /// It is asked so often.
 const ASKED_EVERY: Duration = Duration::from_secs(2);

@@ -13,9 +13,9 @@ use std::time::Duration;
 use super::{SharedWaitOutcome, SharedWaiter, Upstream};
 use crate::command::Delays;
 use crate::failover::Node;
+use crate::link::Link;
 use crate::schedule::ScheduleAction;
 use crate::session::State;
-use crate::upstream::link::Link;
 
 /// The server is asked whether it holds a write back at most once in this time.
 const ASKED_EVERY: Duration = Duration::from_millis(100);
@@ -42,47 +42,6 @@ pub enum Ends {
     Script,
     /// It ends a pause.
     Pause,
-}
-
-impl Link {
-    /// Tells whether something is due on it that a pause of writes holds back.
-    #[inline]
-    pub fn owes_write(&self) -> bool {
-        self.exchange.borrow().owes_write()
-    }
-
-    /// Tells since when the write that it owes next has not been answered, if it is stalled by one.
-    fn held_since(&self) -> Option<u64> {
-        let since = {
-            let exchange = self.exchange.borrow();
-            let may_be_held = exchange.next_delays().may_pause();
-            exchange.silent_since().filter(|_| may_be_held)
-        };
-        since.filter(|_| self.is_stalled())
-    }
-
-    /// Tells since when what it owes next has not been answered, if it is stalled by what the server may work on: a script may be read-only.
-    fn worked_on_since(&self) -> Option<u64> {
-        let since = {
-            let exchange = self.exchange.borrow();
-            let may_work = exchange.next_delays().may_work();
-            exchange.silent_since().filter(|_| may_work)
-        };
-        since.filter(|_| self.is_stalled())
-    }
-
-    /// Tells whether it owes something that may be the script which keeps the server busy: the server has said so since then, and has begun no
-    /// other since. `None`: it does not say so.
-    fn may_owe_script(&self, busy_since: Option<u64>) -> bool {
-        self.exchange.borrow().owes_work(busy_since)
-    }
-
-    /// Tells whether it is stalled as it would be by a pause, and by nothing else: a command that the server works on for long is more
-    /// likely to be worked on, and what is sent behind it then waits where others are told BUSY.
-    fn may_be_paused(&self) -> bool {
-        let may_work = self.exchange.borrow().next_delays().may_work();
-        self.held_since().is_some() && !may_work
-    }
 }
 
 impl Upstream {

@@ -18,11 +18,11 @@ use tokio::time::Instant;
 use super::{NO_SECRET, Upstream};
 use crate::budget::{IdleDemand, PinLease, SocketKind, SocketPermit};
 use crate::failover::Node;
+use crate::link::Link;
+use crate::outlet::Outlet;
 use crate::resp::speak::encode_request;
 use crate::session::{Change, State, steps};
 use crate::telemetry::{Bound, LossCause};
-use crate::upstream::link::Link;
-use crate::upstream::outlet::Outlet;
 
 /// A blocked call of a client that has left may take so long to be unblocked; then its connection is closed.
 const UNBLOCK_WITHIN: Duration = Duration::from_secs(1);

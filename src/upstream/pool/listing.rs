@@ -5,15 +5,8 @@ use std::sync::Arc;
 
 use super::Upstream;
 use crate::command::Learned;
+use crate::link::Link;
 use crate::resp::speak::encode_request;
-use crate::server::ListHint;
-use crate::texts::is_unknown_command;
-use crate::upstream::link::Link;
-
-/// Tells whether an answer says that the server does not know the command.
-pub(super) fn is_unknown(answer: &[u8]) -> bool {
-    is_unknown_command(answer)
-}
 
 impl Upstream {
     /// Asks the server for its list on a connection that was opened, while nobody has it.
@@ -56,46 +49,5 @@ impl Upstream {
             let has_changed = learned.is_ok_and(|learned| process.server.listed(learned));
             process.listing.has_read(has_changed, process.now_micros());
         });
-    }
-}
-
-impl Link {
-    /// The answer to the request sent last tells something of the list; no other is due.
-    pub fn set_tells(&self, tells: ListHint) {
-        self.tells.set(Some(tells));
-    }
-
-    /// An answer begins that tells something of the list, if `head` is of one.
-    pub(in crate::upstream) fn hear_of_list(&self, head: &[u8]) {
-        let process = &self.thread.process;
-        let is_error = head.first() == Some(&b'-');
-        match self.tells.take() {
-            Some(ListHint::Unlisted { lasts }) if !is_unknown(head) => {
-                process.listing.suspect();
-                if lasts && !is_error {
-                    self.keeps_traces.set(true);
-                }
-            }
-            Some(ListHint::Modules) if !is_error => process.listing.outdate(process.now_micros()),
-            Some(ListHint::Subcommand) if !is_error => self.keeps_traces.set(true),
-            _ => {}
-        }
-    }
-
-    /// Tells whether its client may have left something on it that nothing undoes.
-    pub(super) fn keeps_traces(&self) -> bool {
-        let is_open = matches!(
-            self.tells.get(),
-            Some(ListHint::Unlisted { lasts: true } | ListHint::Subcommand)
-        );
-        self.keeps_traces.get() || is_open
-    }
-
-    /// The server was sent a command of its list, and does not know it if `head` says so.
-    #[cold]
-    pub(in crate::upstream) fn hear_of_listed(&self, head: &[u8]) {
-        if is_unknown(head) {
-            self.thread.process.listing.suspect();
-        }
     }
 }

@@ -11,13 +11,13 @@ use super::{SharedWaitOutcome, SharedWaiter, Upstream, WaitError};
 use crate::budget::{SocketKind, SocketPermit};
 use crate::config::Reconnect;
 use crate::failover::ConnectTurn;
+use crate::link::{Link, LinkEnd};
 use crate::server::{ConnectNews, ConnectProbe};
 use crate::session::State;
 use crate::telemetry::{Bound, ConnectResult, LossCause};
-use crate::upstream::closing::LINGER;
+use crate::thread::LINGER;
+use crate::thread::Process;
 use crate::upstream::handshake::{ConnectError, connect};
-use crate::upstream::link::{Link, LinkEnd};
-use crate::upstream::process::Process;
 
 /// A worker whose attempt was put off tries within this time once another worker has reached the server.
 const FOLLOW_WITHIN: Duration = Duration::from_millis(50);

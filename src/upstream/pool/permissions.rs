@@ -13,11 +13,11 @@ use super::{SharedWait, Upstream, WaitError};
 use crate::auth::{KnownPermission, PermissionResult, is_refusal, is_wrong_password};
 use crate::command::{ClientSub, Delays};
 use crate::fanout::TopicKind;
+use crate::link::Link;
 use crate::resp::speak::encode_request;
 use crate::session::{Credentials, Protocol, State, stand_in_for};
 use crate::telemetry::Bound;
 use crate::texts::{NOAUTH, is_busy, is_no_permission};
-use crate::upstream::link::Link;
 
 /// Tells how the shared connection stands on which a user's question could be asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -9,8 +9,8 @@ use std::rc::Rc;
 use zeroize::Zeroizing;
 
 use super::Upstream;
+use crate::link::Link;
 use crate::session::Own;
-use crate::upstream::link::Link;
 
 impl Upstream {
     /// Renews the logins that are due, as far as their connections take one now; the others are looked at again.

@@ -11,11 +11,11 @@ use super::Upstream;
 use super::lent::Pin;
 use crate::config::Role;
 use crate::failover::Node;
+use crate::link::{Leaving, Link};
 use crate::resp::speak::encode_request;
 use crate::session::{Protocol, State};
 use crate::telemetry::{Bound, LossCause};
 use crate::texts::is_unknown_command;
-use crate::upstream::link::{Leaving, Link};
 
 /// A server that has moved away and is silent for this long is not waited for: its place is needed.
 const STUCK_AFTER: Duration = Duration::from_secs(1);

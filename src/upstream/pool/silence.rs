@@ -4,8 +4,8 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::Upstream;
+use crate::link::Link;
 use crate::silence::{SilenceLimits, SilenceVerdict};
-use crate::upstream::link::Link;
 
 /// A server that owes a reply and answers nobody for so long is asked anew, where nothing stands before the question.
 const ASKED_AFTER: Duration = Duration::from_millis(500);

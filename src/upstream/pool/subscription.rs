@@ -26,17 +26,17 @@ use crate::fanout::{
     FanoutPace, SubscriberId, SubscriptionFrame, SubscriptionSide, SubscriptionStart,
     TopicConfirmation, TopicCounts, TopicFanout, TopicKind, TopicMessage, UnexpectedFrame, read,
 };
+use crate::link::Link;
+use crate::link::SubscriberFrames;
+use crate::outlet::Outlet;
 use crate::resp::speak::{push_bulk, push_header};
 use crate::session::{Credentials, Protocol, State};
 use crate::silence::{
     AwaitedReply, LinkSilence, OvertakenSilence, SilenceLimits, SilenceVerdict, judge,
 };
 use crate::telemetry::{Bound, Disconnect, LossCause};
+use crate::thread::Thread;
 use crate::upstream::handshake::connect;
-use crate::upstream::link::Link;
-use crate::upstream::outlet::Outlet;
-use crate::upstream::sink::SubscriberFrames;
-use crate::upstream::thread::Thread;
 
 /// A connection that has been silent for this long is asked whether it is still there, unless `upstream.ping_interval` asks
 /// sooner: while it is dead and nobody knows, messages are missed.

@@ -4,8 +4,8 @@
 use std::rc::Rc;
 
 use super::{SharedWaitOutcome, Upstream, WaitError};
+use crate::link::Link;
 use crate::session::State;
-use crate::upstream::link::Link;
 
 impl Upstream {
     /// Takes in that connection `slot` could not be opened for whoever waits for it: the server answers `reply` to them.

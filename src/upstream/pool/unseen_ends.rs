@@ -16,11 +16,11 @@ use tokio::sync::oneshot;
 
 use super::Upstream;
 use crate::exchange::{Answer, OwnCall, OwnReply, Pace};
+use crate::link::Link;
 use crate::resp::speak::encode_request;
 use crate::resp::{ReplyScanner, parse_integer};
 use crate::server::{ServerInfo, UnseenEnd};
 use crate::texts::{is_busy, is_loading};
-use crate::upstream::link::Link;
 
 /// Bounds the connections that are asked about at once: a line of some 400 bytes is answered for each that is there still.
 const MOST_ASKED: usize = 256;

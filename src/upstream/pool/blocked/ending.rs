@@ -12,11 +12,11 @@ use crate::budget::PinLease;
 use crate::command::ClientSub;
 use crate::exchange::{Answer, OwnCall, OwnReply, Pace};
 use crate::failover::Node;
+use crate::link::{Leaving, Link};
 use crate::resp::speak::encode_request;
 use crate::server::COMES_FIRST;
 use crate::session::{State, stand_in_for};
 use crate::telemetry::{Bound, LossCause};
-use crate::upstream::link::{Leaving, Link};
 use crate::upstream::pool::Upstream;
 use crate::waits::CallConnectionId;
 

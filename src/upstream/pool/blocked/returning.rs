@@ -9,10 +9,10 @@ use super::AROUND_ELEMENTS;
 use super::SharedWork;
 use crate::exchange::{Answer, OwnCall, OwnReply, Pace};
 use crate::failover::Node;
+use crate::link::Link;
 use crate::server::LinkOrigin;
 use crate::session::State;
 use crate::telemetry::Throttle;
-use crate::upstream::link::Link;
 use crate::upstream::pool::Upstream;
 
 /// Holds elements on their way back.

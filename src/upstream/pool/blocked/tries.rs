@@ -6,8 +6,8 @@ use super::bare::WantedTry;
 use super::returning::UnderWay;
 use super::{AROUND_ELEMENTS, SharedWork};
 use crate::exchange::{Answer, Offence, OwnCall, OwnReply, Pace};
+use crate::link::Link;
 use crate::session::State;
-use crate::upstream::link::Link;
 use crate::upstream::pool::{Upstream, WaitError};
 use crate::waits::{RequestBatch, TryFailure, TryId, has_run};
 

@@ -9,9 +9,9 @@ use tokio::sync::oneshot;
 
 use super::PinError;
 use crate::budget::{SocketKind, SocketPermit};
+use crate::link::Link;
 use crate::session::{Change, State};
 use crate::upstream::handshake::{ConnectError, connect};
-use crate::upstream::link::Link;
 use crate::upstream::pool::Upstream;
 
 /// Holds a connection for whoever asked. Its drop keeps the connection as an idle one.

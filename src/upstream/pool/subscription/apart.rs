@@ -10,9 +10,9 @@ use crate::fanout::{
     LossRemedy, SubscriberId, SubscriptionFrame, SubscriptionSide, SuspectPresence, TopicMessage,
     read,
 };
+use crate::link::{Link, LinkEnd};
+use crate::outlet::Outlet;
 use crate::telemetry::{Disconnect, LossCause};
-use crate::upstream::link::{Link, LinkEnd};
-use crate::upstream::outlet::Outlet;
 use crate::upstream::pool::Upstream;
 
 impl Subscriptions {

@@ -6,9 +6,9 @@ use std::rc::Rc;
 
 use super::Subscriptions;
 use crate::fanout::SubscriberId;
-use crate::upstream::outlet::Outlet;
+use crate::link::SubscriberFrames;
+use crate::outlet::Outlet;
 use crate::upstream::pool::Upstream;
-use crate::upstream::sink::SubscriberFrames;
 
 /// Bounds the topics that are looked at in one turn. 80,000 of one client held its worker for more than a tenth of a second, and
 /// the requests of all its other clients.

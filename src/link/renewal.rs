@@ -4,15 +4,15 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::thread::Thread;
 use crate::auth::refusal_text;
+use crate::thread::Thread;
 
 /// Says how long after a refusal it is tried again.
 const AGAIN_AFTER: Duration = Duration::from_secs(60);
 
 /// Tells when the login of one connection has to be renewed.
 #[derive(Debug, Default)]
-pub(super) struct Renewal {
+pub struct Renewal {
     /// It lasts so long; 0: for ever.
     pub(super) after_micros: Cell<u64>,
     pub(super) due_micros: Cell<u64>,
@@ -20,7 +20,7 @@ pub(super) struct Renewal {
 
 impl Renewal {
     /// Has it due from here on at a random time between `after` and 11/6 of it.
-    pub(super) fn begin(&self, after: Duration, now_micros: u64) {
+    pub fn begin(&self, after: Duration, now_micros: u64) {
         let after = u64::try_from(after.as_micros()).unwrap_or(u64::MAX / 4);
         self.after_micros.set(after.min(u64::MAX / 4));
         self.renewed(now_micros);
@@ -35,13 +35,13 @@ impl Renewal {
     }
 
     /// Has it tried again in a while: it was refused.
-    pub(super) fn postpone(&self, now_micros: u64) {
+    pub fn postpone(&self, now_micros: u64) {
         let after = (AGAIN_AFTER.as_micros() as u64).min(self.after_micros.get());
         self.due_micros.set(now_micros.saturating_add(after));
     }
 
     /// Takes in the server's answer to the AUTH that renews the login of `connection`.
-    pub(super) fn answered(&self, thread: &Rc<Thread>, connection: &str, reply: &[u8]) {
+    pub fn answered(&self, thread: &Rc<Thread>, connection: &str, reply: &[u8]) {
         if reply.starts_with(b"+OK") {
             self.renewed(thread.clock.now_micros());
             return thread.counters.renewals.add(1);
@@ -57,7 +57,7 @@ impl Renewal {
     }
 
     /// Tells whether it is due.
-    pub(super) fn is_due(&self, now_micros: u64) -> bool {
+    pub fn is_due(&self, now_micros: u64) -> bool {
         self.after_micros.get() > 0 && now_micros >= self.due_micros.get()
     }
 

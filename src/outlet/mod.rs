@@ -18,7 +18,7 @@ use crate::replies::Replies;
 use crate::schedule::{AnsweredRequests, ClientShare};
 use crate::session::{PinnedCommand, Protocol, Stream as SessionStream, Transaction};
 use crate::telemetry::{Disconnect, WorkerCounters};
-use crate::transport::{PeerEnd, Stream};
+use crate::transport::{PeerEnd, Stream, let_others_go_first};
 
 /// So many bytes are handed to a socket at most before others have their turn, as Redis hands over 64 KiB. Of 150 subscribers each took what
 /// its socket had room for, and a request of another client waited for 150 ms.
@@ -189,7 +189,7 @@ impl Outlet {
 
     /// Takes in that a confirmation for the client has said whether it is subscribed: what is only for clients that are may follow from here on, or
     /// not any more.
-    pub(super) fn note_subscribed(&self, is_subscribed: bool) {
+    pub fn note_subscribed(&self, is_subscribed: bool) {
         if is_subscribed {
             self.record.raise(ClientFlag::Pubsub);
         } else {
@@ -198,17 +198,17 @@ impl Outlet {
     }
 
     /// Tells whether it is subscribed, as the server's confirmations say.
-    pub(super) fn is_subscribed(&self) -> bool {
+    pub fn is_subscribed(&self) -> bool {
         self.record.has(ClientFlag::Pubsub)
     }
 
     /// Tells when the client has last sent a command.
-    pub(super) fn last_active_ms(&self) -> u64 {
+    pub fn last_active_ms(&self) -> u64 {
         self.record.last_active_ms.get()
     }
 
     /// Drops what was to follow the frame under way, unasked for: in RESP2 it is not for the client any more.
-    pub(super) fn drop_amid(&self) {
+    pub fn drop_amid(&self) {
         if self.message_mark.get() == b'>' {
             return;
         }
@@ -394,7 +394,7 @@ impl Outlet {
             match ready {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Err(_)) => self.close(Disconnect::SocketError),
-                Poll::Ready(Ok(())) if has_flushed => return super::turn::let_others_go_first(cx),
+                Poll::Ready(Ok(())) if has_flushed => return let_others_go_first(cx),
                 Poll::Ready(Ok(())) => {
                     self.flush();
                     has_flushed = true;

@@ -17,7 +17,7 @@ use crate::telemetry::LossCause;
 use crate::transport::{Clock, Stream};
 
 /// A server usually takes no longer to close its side.
-pub(super) const LINGER: Duration = Duration::from_secs(1);
+pub const LINGER: Duration = Duration::from_secs(1);
 
 /// A host that acknowledges nothing for so long, not even a probe of the kernel, is taken for gone. What a server that
 /// hangs has not room for is not acknowledged either, so this is longer than most servers hang.
@@ -30,7 +30,7 @@ const TOLD_AFTER: Duration = Duration::from_secs(3);
 const LOG_EVERY: Duration = Duration::from_secs(10);
 
 /// Holds the sockets of one worker that are being closed.
-pub(super) struct ClosingSockets {
+pub struct ClosingSockets {
     process: Arc<Process>,
     /// It is that of this worker.
     worker: usize,
@@ -38,7 +38,7 @@ pub(super) struct ClosingSockets {
     waker: RefCell<Option<Waker>>,
     logged_micros: Cell<u64>,
     /// This worker may ask the server about them from then on; `u64::MAX`: a question is under way.
-    pub(super) next_question_micros: Cell<u64>,
+    pub next_question_micros: Cell<u64>,
 }
 
 struct ClosingSocket {
@@ -54,18 +54,18 @@ struct ClosingSocket {
 
 /// Tells which end of the server's a socket leads to.
 #[derive(Debug, Clone)]
-pub(super) struct ServerEnd {
+pub struct ServerEnd {
     /// It is at this address.
-    pub(super) node: Node,
+    pub node: Node,
     /// Its connect began then.
-    pub(super) begun_micros: u64,
+    pub begun_micros: u64,
     /// It is this of the server's connections; `None`: it is not known.
-    pub(super) id: Option<ServerId>,
+    pub id: Option<ServerId>,
 }
 
 impl ClosingSockets {
     /// Begins without any, for worker `worker`.
-    pub(super) fn new(process: Arc<Process>, worker: usize) -> Self {
+    pub fn new(process: Arc<Process>, worker: usize) -> Self {
         Self {
             process,
             worker,
@@ -77,7 +77,7 @@ impl ClosingSockets {
     }
 
     /// Closes a socket, and keeps it until the server has closed it too.
-    pub(super) fn add(&self, stream: Stream, permit: SocketPermit, end: ServerEnd, now: u64) {
+    pub fn add(&self, stream: Stream, permit: SocketPermit, end: ServerEnd, now: u64) {
         stream.finish_writing();
         let has_ended = stream.poll_end(&mut Context::from_waker(Waker::noop()));
         if has_ended.is_ready() {
@@ -100,12 +100,12 @@ impl ClosingSockets {
     }
 
     /// Tells whether none is left.
-    pub(super) fn is_empty(&self) -> bool {
+    pub fn is_empty(&self) -> bool {
         self.sockets.borrow().is_empty()
     }
 
     /// Forgets those that the server has closed. Ready: some; and whether it had kept one for longer than servers do.
-    pub(super) fn poll_ended(&self, cx: &mut Context<'_>, clock: &Clock) -> Poll<bool> {
+    pub fn poll_ended(&self, cx: &mut Context<'_>, clock: &Clock) -> Poll<bool> {
         *self.waker.borrow_mut() = Some(cx.waker().clone());
         let now = clock.refresh();
         let ended: Vec<ClosingSocket> = {
@@ -125,7 +125,7 @@ impl ClosingSockets {
 
     /// Does what time has made due: what goes to a server that is not the server any more counts for a moment only, and
     /// again when it is the server again.
-    pub(super) fn tick(&self, clock: &Clock) {
+    pub fn tick(&self, clock: &Clock) {
         if self.is_empty() {
             return;
         }
@@ -173,7 +173,7 @@ impl ClosingSockets {
     }
 
     /// Forgets those that the server says it has closed. Returns how many.
-    pub(super) fn let_go(&self) -> usize {
+    pub fn let_go(&self) -> usize {
         let is_over = |closing: &mut ClosingSocket| {
             closing
                 .unseen

@@ -7,7 +7,7 @@ use crate::texts::is_busy;
 impl Link {
     /// Tells whether it is in `target` but for its database, which a busy server does not change: a login is not about that, and the next
     /// command is told that the server is busy.
-    pub(in super::super) fn is_logged_in(&self, target: &State) -> bool {
+    pub fn is_logged_in(&self, target: &State) -> bool {
         let state = self.state();
         state.user == target.user && state.protocol == target.protocol
     }

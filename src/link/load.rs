@@ -12,7 +12,7 @@ impl Link {
     }
 
     /// Puts on the account what is held for it now, rather than when it is written: after large requests of respool's own.
-    pub(in super::super) fn note_held(&self) {
+    pub fn note_held(&self) {
         let held = self.exchange.borrow().held_bytes();
         self.holding.set(held);
     }
@@ -23,7 +23,7 @@ impl Link {
     }
 
     /// Gives back room that it keeps for large requests.
-    pub(in super::super) fn shrink(&self) {
+    pub fn shrink(&self) {
         self.exchange.borrow_mut().shrink();
         self.note_held();
     }

@@ -29,7 +29,7 @@ impl Link {
     }
 
     /// Tells whether all replies so far were one frame each. It is asked as respool's own user, who may.
-    pub(in super::super) async fn vouched(&self) -> bool {
+    pub async fn vouched(&self) -> bool {
         if !self.is_doubtful() {
             return true;
         }
@@ -43,7 +43,7 @@ impl Link {
 
     /// Tells whether what it carried may have been answered with more than a reply, and a frame has begun that has not ended: it may
     /// never end.
-    pub(in super::super) fn may_never_end(&self) -> bool {
+    pub fn may_never_end(&self) -> bool {
         self.is_doubtful() && self.exchange.borrow().is_amid_frame()
     }
 

@@ -13,18 +13,18 @@ use crate::session::{Credentials, Protocol};
 use crate::transport::Stream;
 
 /// Holds a connection on its way between two workers.
-pub(super) struct LinkParcel {
-    pub(super) stream: Stream,
-    pub(super) permit: SocketPermit,
-    pub(super) origin: LinkOrigin,
-    pub(super) name: String,
-    pub(super) server_id: i64,
+pub struct LinkParcel {
+    pub stream: Stream,
+    pub permit: SocketPermit,
+    pub origin: LinkOrigin,
+    pub name: String,
+    pub server_id: i64,
     /// The credentials are copied: those of its state are shared by one thread.
-    pub(super) user: Option<Credentials>,
-    pub(super) protocol: Protocol,
-    pub(super) database: u32,
+    pub user: Option<Credentials>,
+    pub protocol: Protocol,
+    pub database: u32,
     /// Respool's login on it has to be renewed then; see `Renewal::times`.
-    pub(super) renewal: (u64, u64),
+    pub renewal: (u64, u64),
 }
 
 /// Takes what is sent to one worker.
@@ -55,13 +55,13 @@ impl Passing {
     }
 
     /// Counts those on their way to worker `worker`. `None`: it takes none any more.
-    pub(super) fn under_way(&self, worker: usize) -> Option<usize> {
+    pub fn under_way(&self, worker: usize) -> Option<usize> {
         let inbox = self.inboxes.get(worker)?;
         inbox.parcels().as_ref().map(Vec::len)
     }
 
     /// Has worker `worker` take what is sent to it. Returns false where there is no such worker.
-    pub(super) fn open(&self, worker: usize) -> bool {
+    pub fn open(&self, worker: usize) -> bool {
         let inbox = self.inboxes.get(worker);
         inbox
             .map(|inbox| inbox.parcels().get_or_insert_default().len())
@@ -69,21 +69,21 @@ impl Passing {
     }
 
     /// Waits until something has arrived at worker `worker`, and returns it. `None`: it takes none any more.
-    pub(super) async fn arrived(&self, worker: usize) -> Option<Vec<LinkParcel>> {
+    pub async fn arrived(&self, worker: usize) -> Option<Vec<LinkParcel>> {
         let inbox = self.inboxes.get(worker)?;
         inbox.arrived.notified().await;
         inbox.parcels().as_mut().map(std::mem::take)
     }
 
     /// Has worker `worker` take none any more. Returns what has arrived and was not taken.
-    pub(super) fn close(&self, worker: usize) -> Vec<LinkParcel> {
+    pub fn close(&self, worker: usize) -> Vec<LinkParcel> {
         let inbox = self.inboxes.get(worker);
         let left = inbox.and_then(|inbox| inbox.parcels().take());
         left.unwrap_or_default()
     }
 
     /// Sends it to worker `worker`, or gives it back when that takes none any more.
-    pub(super) fn send(&self, worker: usize, parcel: LinkParcel) -> Option<LinkParcel> {
+    pub fn send(&self, worker: usize, parcel: LinkParcel) -> Option<LinkParcel> {
         let inbox = &self.inboxes[worker];
         match &mut *inbox.parcels() {
             None => return Some(parcel),

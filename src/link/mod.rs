@@ -9,17 +9,25 @@ mod ending;
 mod events;
 mod exempt;
 mod finishing;
+mod held_up;
 mod keys;
+mod listing;
+mod liveness;
 mod load;
+mod parcel;
+mod renewal;
 mod room;
+mod sink;
+mod socket;
 mod steps;
 mod through;
 mod trust;
 mod unasked;
 
-pub use ending::SocketEnd;
-pub(super) use ending::{Leaving, LinkEnd};
+pub use ending::{Leaving, LinkEnd, SocketEnd};
 pub use room::RoomWait;
+pub use sink::{Forward, SubscriberFrames, broken_redirection};
+pub use socket::ServerSocket;
 
 use std::cell::{Cell, Ref, RefCell};
 use std::io;
@@ -30,20 +38,19 @@ use ending::Closing;
 use finishing::{Finishing, Returns};
 use tokio::sync::oneshot;
 
-use super::outlet::Outlet;
-use super::renewal::Renewal;
-use super::sink::{Forward, FrameSink, SubscriberFrames};
-use super::socket::ServerSocket;
-use super::thread::Thread;
 use crate::budget::SocketKind;
 use crate::command::Delays;
 use crate::exchange::{Changed, Exchange, OwnReply, RequestKind, Show, Unsent, Violation};
 use crate::memory::HeldBytes;
+use crate::outlet::Outlet;
 use crate::schedule::RoomQueue;
 use crate::server::{LinkOrigin, ListHint};
 use crate::session::{State, Step};
 use crate::telemetry::LossCause;
+use crate::thread::Thread;
 use crate::transport::Stream;
+use renewal::Renewal;
+use sink::FrameSink;
 
 /// Reads of one turn before other tasks get theirs.
 const READS_A_TURN: usize = 16;
@@ -56,13 +63,13 @@ pub struct Link {
     pub server_id: i64,
     /// It stands here among the worker's shared connections; `usize::MAX`: it is pinned.
     pub slot: Cell<usize>,
-    pub(super) thread: Rc<Thread>,
+    thread: Rc<Thread>,
     /// It has no socket from its end on.
     socket: RefCell<Option<Rc<ServerSocket>>>,
     /// Its socket is counted as one of this kind.
     socket_kind: SocketKind,
     state: RefCell<State>,
-    pub(super) exchange: RefCell<Exchange<Rc<Outlet>>>,
+    exchange: RefCell<Exchange<Rc<Outlet>>>,
     /// These wait until it takes more bytes.
     room: RefCell<RoomQueue<Waker>>,
     /// It counts what is held: bytes on their way, who is due what, a reply that is gathered.
@@ -72,9 +79,9 @@ pub struct Link {
     /// Is true while SCRIPT DEBUG may be on, which its client has sent.
     may_debug: Cell<bool>,
     /// The answer to the request sent last tells this of the server's commands.
-    pub(super) tells: Cell<Option<ListHint>>,
+    tells: Cell<Option<ListHint>>,
     /// Is true where its client may have left something on it that nothing undoes.
-    pub(super) keeps_traces: Cell<bool>,
+    keeps_traces: Cell<bool>,
     /// Others hold this while they are about to unblock it: until that is answered it may not be lent on.
     holds: Rc<()>,
     /// Is true where the last request was CLIENT CACHING, which is for the next one.
@@ -86,7 +93,7 @@ pub struct Link {
     /// Is true while a request has been sent in part: nothing but its rest may follow.
     partial: Cell<bool>,
     /// It says when respool's own login on it has to be renewed.
-    pub(super) renewal: Renewal,
+    pub renewal: Renewal,
     /// It says where the connection goes to, and since when.
     origin: LinkOrigin,
     closing: Cell<Option<Closing>>,
@@ -98,7 +105,7 @@ pub struct Link {
     passes_to: Cell<Option<usize>>,
     leaving: Cell<Option<Leaving>>,
     /// What may make it one to be left had changed so often when that was last asked.
-    pub(super) checked: Cell<u64>,
+    pub checked: Cell<u64>,
     /// The server has said on it that it is no primary, and nobody has heeded that yet.
     alarm: Cell<Option<LossCause>>,
     /// Is true once the server has refused a write on it, being a replica.
@@ -113,7 +120,7 @@ pub struct Link {
 
 impl Link {
     /// Makes a connection of a socket that has been opened and is in `state`.
-    pub(super) fn new(
+    pub fn new(
         thread: Rc<Thread>,
         socket: ServerSocket,
         state: State,
@@ -182,7 +189,7 @@ impl Link {
     }
 
     /// Hands every frame to the subscribers of the worker from here on.
-    pub(super) fn feed(&self, subscribers: Rc<dyn SubscriberFrames>) {
+    pub fn feed(&self, subscribers: Rc<dyn SubscriberFrames>) {
         *self.sink.borrow_mut() = FrameSink::Subscribers(subscribers);
         self.set_raw();
     }
@@ -290,7 +297,7 @@ impl Link {
 
     /// Tells whether respool's own login can be renewed on it now: what is sent next runs as respool's own user, outside of a
     /// transaction, at once, and its reply is told from all that comes.
-    pub(super) fn takes_login(&self) -> bool {
+    pub fn takes_login(&self) -> bool {
         let is_own = self.state.borrow().user.is_none() && !self.is_changing_state();
         let is_free = match self.sink.borrow().client() {
             Some(client) => self.in_flight() == 0 && !client.transaction().open,
@@ -472,7 +479,7 @@ impl Link {
     }
 
     #[inline]
-    pub(super) fn wake(&self) {
+    pub fn wake(&self) {
         if !self.woken.replace(true)
             && let Some(waker) = &*self.waker.borrow()
         {

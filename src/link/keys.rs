@@ -7,7 +7,7 @@ use crate::transport::DEAD_AFTER;
 
 impl Link {
     /// Has the kernel bear bytes that nobody acknowledges for `limit`; `None`: no longer than a host that is gone.
-    pub(in super::super) fn bear_unacknowledged(&self, limit: Option<Duration>) {
+    pub fn bear_unacknowledged(&self, limit: Option<Duration>) {
         if let Some(socket) = &*self.socket.borrow() {
             socket.bear_unacknowledged(limit.unwrap_or(DEAD_AFTER));
         }

@@ -6,9 +6,9 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::outlet::Outlet;
 use crate::exchange::Violation;
 use crate::fanout::{ConfirmedSubscriptions, QueuedSubscription};
+use crate::outlet::Outlet;
 use crate::resp::speak::push_header;
 
 /// Redis tells a client so that what it redirects to is gone; the id follows.
@@ -30,7 +30,7 @@ pub trait Forward {
 }
 
 /// Gets the frames of a connection that brings the messages of many.
-pub(super) trait SubscriberFrames {
+pub trait SubscriberFrames {
     /// Takes bytes of a frame; `complete`: it ends with them. Returns whether there is time for the frame behind it in this turn.
     ///
     /// # Errors

@@ -4,8 +4,8 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::task::Context;
 
-use super::super::outlet::Outlet;
 use super::Link;
+use crate::outlet::Outlet;
 use crate::schedule::RoomTicket;
 use crate::telemetry::Bound;
 

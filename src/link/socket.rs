@@ -6,16 +6,15 @@
 use std::ops::Deref;
 use std::rc::Rc;
 
-use super::closing::ServerEnd;
-use super::thread::Thread;
 use crate::budget::{SocketKind, SocketPermit};
 use crate::failover::Node;
 use crate::server::ServerId;
+use crate::thread::{ServerEnd, Thread};
 use crate::transport::{Connector, HandshakeFailed, Stream};
 
-/// Is a socket to the server, from the moment it is connected. Its drop closes it, and [`ClosingSockets`](super::closing::ClosingSockets) waits for the server to
+/// Is a socket to the server, from the moment it is connected. Its drop closes it, and [`ClosingSockets`](crate::thread::ClosingSockets) waits for the server to
 /// close it too.
-pub(super) struct ServerSocket {
+pub struct ServerSocket {
     /// `None` only while it is taken apart.
     parts: Option<(Stream, SocketPermit)>,
     end: ServerEnd,
@@ -24,7 +23,7 @@ pub(super) struct ServerSocket {
 
 impl ServerSocket {
     /// Takes over a socket that has been connected to `node` by this permit; its connect began at `begun_micros`.
-    pub(super) fn new(
+    pub fn new(
         thread: &Rc<Thread>,
         stream: Stream,
         permit: SocketPermit,
@@ -43,17 +42,17 @@ impl ServerSocket {
     }
 
     /// Returns the address it goes to.
-    pub(super) fn node(&self) -> &Node {
+    pub fn node(&self) -> &Node {
         &self.end.node
     }
 
     /// Notes that the server has this number for it, in this run.
-    pub(super) fn set_server_id(&mut self, number: i64, run: Option<u64>) {
+    pub fn set_server_id(&mut self, number: i64, run: Option<u64>) {
         self.end.id = ServerId::of(number, run);
     }
 
     /// Returns what it is for.
-    pub(super) fn kind(&self) -> SocketKind {
+    pub fn kind(&self) -> SocketKind {
         self.parts().1.kind()
     }
 
@@ -61,7 +60,7 @@ impl ServerSocket {
     ///
     /// # Errors
     /// [`HandshakeFailed`] says why not.
-    pub(super) async fn secure(&mut self, connector: &Connector) -> Result<(), HandshakeFailed> {
+    pub async fn secure(&mut self, connector: &Connector) -> Result<(), HandshakeFailed> {
         if let Some((stream, permit)) = self.parts.take() {
             match connector.begin(stream) {
                 Ok(stream) => self.parts = Some((stream, permit)),
@@ -75,7 +74,7 @@ impl ServerSocket {
     }
 
     /// Takes it apart into the socket and its permit, for whoever keeps them together from here on.
-    pub(super) fn into_parts(mut self) -> Option<(Stream, SocketPermit)> {
+    pub fn into_parts(mut self) -> Option<(Stream, SocketPermit)> {
         self.parts.take()
     }
 

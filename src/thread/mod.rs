@@ -1,13 +1,21 @@
-//! What everything on one worker's thread shares.
+//! What everything on one worker's thread shares, and by [`Process`] with all other workers.
+
+mod closing;
+mod loss_lines;
+mod passing;
+mod process;
+
+pub use closing::{ClosingSockets, LINGER, ServerEnd};
+pub use passing::{LinkParcel, Passing};
+pub use process::{Process, Queued, Queueing};
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::closing::ClosingSockets;
-use super::loss_lines::LossLines;
-use super::process::Process;
+use loss_lines::LossLines;
+
 use crate::auth::{KnownPermission, PermissionResult, UserPermissions};
 use crate::command::ClientSub;
 use crate::config::{Role, Settings};
@@ -40,11 +48,11 @@ pub struct Thread {
     /// The clock tells the time of this turn.
     pub clock: Clock,
     /// It says when this worker has heard the server.
-    pub(super) pulse: ThreadPulse,
+    pub pulse: ThreadPulse,
     /// All sockets are read into this one buffer.
     pub scratch: RefCell<Box<[u8]>>,
     /// These sockets to the server are being closed.
-    pub(super) closings: ClosingSockets,
+    pub closings: ClosingSockets,
     /// It names users whose commands have ended a connection that others shared.
     pub distrust: RefCell<Distrust>,
     /// The server has said what users may run of what respool answers itself.
@@ -53,7 +61,7 @@ pub struct Thread {
     /// The line says that text of scripts was dropped.
     dropped_line: Throttle,
     /// The lines say that connections were lost.
-    pub(super) loss_lines: LossLines,
+    pub loss_lines: LossLines,
     likely_login: LikelyLogin,
 }
 
@@ -140,7 +148,7 @@ impl Thread {
         self.permissions.borrow_mut().renews(user, sub, now);
     }
 
-    pub(super) fn told_permission(
+    pub fn told_permission(
         &self,
         user: Option<&Credentials>,
         sub: ClientSub,
@@ -164,7 +172,7 @@ impl Thread {
     }
 
     /// Notes that the server has written text of a script behind its error on `connection`, which has reached nobody.
-    pub(super) fn dropped_text(&self, connection: &str) {
+    pub fn dropped_text(&self, connection: &str) {
         self.counters.dropped_texts.add(1);
         if let Some(unwritten) = self.dropped_line.write(self.clock.now_micros()) {
             tracing::warn!(
@@ -231,7 +239,7 @@ impl Thread {
     }
 
     /// Notes that the server wants a password of whoever shows none.
-    pub(super) fn server_wants_password(&self) {
+    pub fn server_wants_password(&self) {
         let is_known = self.is_nobody();
         self.process.server.refuses_unauthenticated();
         self.process.health.note_error(PASSWORD_WANTED);

@@ -41,7 +41,7 @@ impl Link {
     }
 
     /// Takes what is to be put back by way of another connection.
-    pub(in super::super) fn take_returns(&self) -> Vec<(Vec<u8>, u64)> {
+    pub fn take_returns(&self) -> Vec<(Vec<u8>, u64)> {
         self.returns.take()
     }
 
@@ -61,7 +61,7 @@ impl Link {
     }
 
     /// Judges the silence of a server that has been told so as that behind any command, from then on: it has no call wait.
-    pub(in super::super) fn judged_as_finishing(&self, silence: &mut LinkSilence) {
+    pub fn judged_as_finishing(&self, silence: &mut LinkSilence) {
         if self.is_finishing() && silence.awaited == AwaitedReply::Wait {
             silence.awaited = AwaitedReply::Command(Delays::NONE);
             silence.since_micros = silence.since_micros.max(self.finishing_micros.get());

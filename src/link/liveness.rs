@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::link::Link;
+use super::Link;
 use crate::exchange::OwnReply;
 use crate::resp::speak::encode_request;
 use crate::schedule::OwedReplies;
@@ -19,11 +19,7 @@ const USUALLY: u32 = 4;
 
 impl Link {
     /// Judges its silence, and closes it when nothing more is to be expected of it.
-    pub(super) fn check_silence(
-        &self,
-        around: &ServerSigns,
-        limits: &SilenceLimits,
-    ) -> SilenceVerdict {
+    pub fn check_silence(&self, around: &ServerSigns, limits: &SilenceLimits) -> SilenceVerdict {
         let is_stream = self.is_raw() && !self.exchange.borrow().is_awaited_amid_stream();
         if is_stream || self.is_partial() || !self.is_alive() {
             return SilenceVerdict::Borne;
@@ -63,12 +59,12 @@ impl Link {
     }
 
     /// Tells whether replies are due, and the server has sent nothing for `limit` that it could have.
-    pub(super) fn is_silent_for(&self, limit: Duration) -> bool {
+    pub fn is_silent_for(&self, limit: Duration) -> bool {
         !self.is_raw() && !self.is_partial() && self.is_unheard_for(limit)
     }
 
     /// The same, of a request too that is still being passed on.
-    pub(super) fn is_unheard_for(&self, limit: Duration) -> bool {
+    pub fn is_unheard_for(&self, limit: Duration) -> bool {
         let since = self.exchange.borrow().unheard_since();
         self.is_alive() && since.is_some_and(|since| self.thread.clock.is_past(since, limit))
     }
@@ -80,18 +76,18 @@ impl Link {
     }
 
     /// Tells whether replies are due, and none has come for longer than usual.
-    pub(super) fn is_stalled(&self) -> bool {
+    pub fn is_stalled(&self) -> bool {
         let quickest = Duration::from_micros(self.exchange.borrow().quickest_micros());
         self.is_silent_for(STALLED_AFTER.max(quickest * USUALLY))
     }
 
     /// Tells whether a command is due that the server may work on for long.
-    pub(super) fn may_work(&self) -> bool {
+    pub fn may_work(&self) -> bool {
         self.is_alive() && self.exchange.borrow().may_work()
     }
 
     /// Returns what a change of its state would stand behind.
-    pub(super) fn owes(&self) -> OwedReplies {
+    pub fn owes(&self) -> OwedReplies {
         OwedReplies {
             may_work: self.may_work(),
             replies: self.in_flight(),
@@ -100,7 +96,7 @@ impl Link {
 
     /// Has the kernel bear unacknowledged bytes for as long as a busy server is borne, while so many are on their way that
     /// it may just not read them; else no longer than a host that is gone.
-    pub(super) fn bear_unread(&self, is_busy: bool, busy: Duration) {
+    pub fn bear_unread(&self, is_busy: bool, busy: Duration) {
         let changed = self.exchange.borrow_mut().patience_changed(is_busy);
         if let Some(is_patient) = changed {
             self.bear_unacknowledged(is_patient.then_some(busy));
@@ -109,7 +105,7 @@ impl Link {
 
     /// Asks the server whether it is still there, when nothing has come or gone for `interval` and nothing is due. Its
     /// answer is awaited as any reply is.
-    pub(super) fn ping_if_idle(&self, interval: Duration) {
+    pub fn ping_if_idle(&self, interval: Duration) {
         if self.is_idle_for(interval) {
             self.ping();
         }
@@ -126,11 +122,11 @@ impl Link {
     }
 
     /// Tells whether a PING can be sent on it, and nothing stands before it.
-    pub(super) fn takes_question(&self) -> bool {
+    pub fn takes_question(&self) -> bool {
         self.is_alive() && !self.is_raw() && !self.is_partial() && self.in_flight() == 0
     }
 
-    pub(super) fn ping(&self) {
+    pub fn ping(&self) {
         let asked = self.thread.clock.refresh();
         self.send_own(&encode_request(&["PING"]), OwnReply::Pong(asked));
     }

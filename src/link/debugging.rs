@@ -17,7 +17,7 @@ impl Link {
 
     /// Switches SCRIPT DEBUG off, as the client's user, who may. Whether it is off is known only by the answer. A connection that is
     /// closed with it on may take a server along: Valkey 9.1 goes on to debug whoever it gives the same memory to.
-    pub(in super::super) async fn debugs_no_more(&self) -> bool {
+    pub async fn debugs_no_more(&self) -> bool {
         let request = encode_request(&["SCRIPT", "DEBUG", "NO"]);
         let is_off = self
             .ask(&request)

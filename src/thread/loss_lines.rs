@@ -10,13 +10,13 @@ const SHARED: u32 = 10;
 const SUBSCRIPTIONS: u32 = 2;
 
 /// Remembers when the last lines of a worker were written.
-pub(super) struct LossLines {
+pub struct LossLines {
     /// The line says that a shared connection is lost.
-    pub(super) shared: Throttle,
+    pub shared: Throttle,
     /// The line says that a connection of subscriptions is lost.
-    pub(super) subscriptions: Throttle,
+    pub subscriptions: Throttle,
     /// The line says that subscribers are kept apart.
-    pub(super) apart: Throttle,
+    pub apart: Throttle,
 }
 
 impl Default for LossLines {

@@ -4,10 +4,9 @@ use std::io;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
+use super::sink::SubscriberFrames;
 use super::{Link, LinkEnd, READS_A_TURN, invalid};
-use crate::transport::Stream;
-use crate::upstream::sink::SubscriberFrames;
-use crate::upstream::turn::let_others_go_first;
+use crate::transport::{Stream, let_others_go_first};
 
 impl Link {
     /// Takes a turn of the connection that brings the messages of a worker's subscribers. One read may be for thousands of them: it

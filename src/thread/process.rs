@@ -125,7 +125,7 @@ impl Process {
     }
 
     /// Returns what a lookup of the server's name goes by, for as long as the process lives.
-    pub(super) fn look_up_terms(self: &Arc<Self>) -> CurrentTerms {
+    pub fn look_up_terms(self: &Arc<Self>) -> CurrentTerms {
         let process = Arc::downgrade(self);
         Arc::new(move || {
             let process = process.upgrade()?;
@@ -155,7 +155,7 @@ impl Process {
     }
 
     /// Has the connections to the server at `node`, which is no primary, left, and its name looked at.
-    pub(super) fn demoted(self: &Arc<Self>, node: &Node, cause: LossCause) {
+    pub fn demoted(self: &Arc<Self>, node: &Node, cause: LossCause) {
         let (settings, now) = (self.settings(), self.now_micros());
         let upstream = &settings.upstream;
         if !self.address.is_demoted(now, upstream.reconnect.initial) {
@@ -174,14 +174,14 @@ impl Process {
     }
 
     /// Takes in a server that has introduced itself on a new connection.
-    pub(super) fn greeted(&self, server: &ServerHello) {
+    pub fn greeted(&self, server: &ServerHello) {
         if self.server.greeted(server, &self.health) {
             self.listing.outdate(self.now_micros());
         }
     }
 
     /// Takes in what the server has said in INFO. Returns whether it is another run than the one that had said so before.
-    pub(super) fn informed(&self, info: &ServerInfo) -> bool {
+    pub fn informed(&self, info: &ServerInfo) -> bool {
         let change = self.server.informed(info, &self.health);
         if change.has_other_modules {
             self.listing.outdate(self.now_micros());

@@ -6,12 +6,12 @@ use std::task::Waker;
 use std::time::Duration;
 
 use super::Link;
+use super::socket::ServerSocket;
 use crate::exchange::{Ending, Offence};
 use crate::server::LinkOrigin;
 use crate::telemetry::{Disconnect, LossCause};
 use crate::texts::{is_busy, is_loading};
-use crate::upstream::closing::LINGER;
-use crate::upstream::socket::ServerSocket;
+use crate::thread::LINGER;
 
 /// Says why it is being closed by respool.
 #[derive(Debug, Clone, Copy)]
@@ -34,12 +34,12 @@ pub struct Leaving {
 
 impl Leaving {
     /// Tells whether what is under way on it has all the time it needs: the server is there, and serves.
-    pub(in super::super) fn is_patient(&self) -> bool {
+    pub fn is_patient(&self) -> bool {
         matches!(self.cause, LossCause::TlsKeys | LossCause::Renewed)
     }
 
     /// Says why, for people.
-    pub(in super::super) fn why(&self) -> &'static str {
+    pub fn why(&self) -> &'static str {
         match self.cause {
             LossCause::TlsKeys => "its TLS keys are used up",
             LossCause::Renewed => "how connections are opened was changed by a reload",
@@ -122,27 +122,27 @@ impl Link {
     }
 
     /// Ends it on this thread, so that it goes on with another worker.
-    pub(in super::super) fn pass_to(&self, worker: usize) {
+    pub fn pass_to(&self, worker: usize) {
         self.passes_to.set(Some(worker));
         self.close("another worker goes on with it");
     }
 
     /// Tells whether nothing is under way on it in either direction, nobody uses it, and it is to stay.
-    pub(in super::super) fn is_between_frames(&self) -> bool {
+    pub fn is_between_frames(&self) -> bool {
         let is_quiet = self.exchange.borrow().is_between_frames();
         let is_free = !self.is_raw() && !self.is_partial() && !self.is_held();
         is_quiet && is_free && self.is_alive() && self.leaving().is_none()
     }
 
     /// Has it left; the first time stands.
-    pub(in super::super) fn set_leaving(&self, leaving: Leaving) {
+    pub fn set_leaving(&self, leaving: Leaving) {
         if self.leaving.get().is_none() {
             self.leaving.set(Some(leaving));
         }
     }
 
     /// Has it left from `now` on already.
-    pub(in super::super) fn leave_at(&self, now: u64) {
+    pub fn leave_at(&self, now: u64) {
         let leaving = self.leaving.get();
         self.leaving.set(leaving.map(|leaving| Leaving {
             from_micros: now,
@@ -157,7 +157,7 @@ impl Link {
     }
 
     /// Tells whether replies are due and the server has sent nothing for `limit`.
-    pub(in super::super) fn is_stuck(&self, limit: Duration) -> bool {
+    pub fn is_stuck(&self, limit: Duration) -> bool {
         let since = self.exchange.borrow().silent_since();
         since.is_some_and(|since| self.thread.clock.is_past(since, limit))
     }
@@ -188,7 +188,7 @@ impl Link {
 
     /// Returns once that the server has said that it is no primary.
     #[inline]
-    pub(in super::super) fn take_alarm(&self) -> Option<LossCause> {
+    pub fn take_alarm(&self) -> Option<LossCause> {
         self.alarm.take()
     }
 

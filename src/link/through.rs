@@ -5,7 +5,7 @@ use std::rc::Rc;
 use super::Link;
 use crate::command::Delays;
 use crate::exchange::{RequestKind, Show};
-use crate::upstream::outlet::Outlet;
+use crate::outlet::Outlet;
 
 impl Link {
     /// Sends as [`Link::send`] does with one request, for a large one on a connection that is lent: what the socket takes at once is

@@ -14,7 +14,7 @@ const SILENT_FOR: Duration = Duration::from_millis(500);
 impl Link {
     /// Says something to the server where nothing else is said on a connection that is to stay open: `HELLO`, which changes nothing and
     /// which no user's rules forbid (seen of Redis 6.2, 7.0 and 8.2, Valkey 8.1 and 9.1).
-    pub(in super::super) fn keep_from_timeout(&self) {
+    pub fn keep_from_timeout(&self) {
         let now_ms = self.thread.clock.now_ms();
         let is_exempt = self.sink.borrow().is_exempt(now_ms, SILENT_FOR);
         if is_exempt && self.takes_own_amid() && self.is_idle_for(SILENT_FOR) {
