@@ -1,7 +1,7 @@
 //! What a connection lost before any byte of it was sent is sent again, on another.
 
-use super::requests::UNREACHABLE;
-use super::task::{Client, Purpose, Wait};
+use super::refusals::UNREACHABLE;
+use super::{Client, Purpose, Wait};
 use crate::command::Delays;
 
 impl Client {

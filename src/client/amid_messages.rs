@@ -6,10 +6,9 @@
 
 use std::rc::Rc;
 
-use super::pinned::NOT_AMID_MESSAGES;
-use super::requests::Next;
-use super::serve::Awaited;
-use super::task::{Client, Wait};
+use super::refusals::NOT_AMID_MESSAGES;
+use super::story::Awaited;
+use super::{Client, Next, Wait};
 use crate::command::{
     ClientSub, Delays, Local, PinReason, TransactionCommand, outlasts_reset, spec,
 };

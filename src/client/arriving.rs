@@ -3,9 +3,8 @@
 //!
 //! Invariant: nothing but what introduces a client is passed on before its group has a place for it.
 
-use super::requests::Next;
-use super::serve::Awaited;
-use super::task::{Client, Wait};
+use super::story::Awaited;
+use super::{Client, Next, Wait};
 use crate::admission::AdmissionRefusal;
 use crate::command::keeps_arriving;
 use crate::identity::ClientFlag;

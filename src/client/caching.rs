@@ -2,8 +2,7 @@
 
 use std::rc::Rc;
 
-use super::requests::Next;
-use super::task::Client;
+use super::{Client, Next};
 use crate::command::{CommandId, Learned, spec};
 use crate::link::Link;
 use crate::resp::Request;

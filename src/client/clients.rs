@@ -1,103 +1,28 @@
-//! What the clients of one worker share, and how anybody reaches a client of another.
+//! What the worker, and other threads, ask of the clients of one worker.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use tokio::sync::oneshot;
-
-use super::attempts::AttemptQueue;
-use super::changing_user::LoginCell;
 use super::closes::CloseLog;
 use super::eviction::Evictor;
-use super::large::Upload;
-use super::redirection::{Invalidations, Redirection};
+use super::local::attempts::AttemptQueue;
+use super::local::changing_user::LoginCell;
 use super::room::Room;
 use super::spares::SpareBuffers;
 use super::user_watch::UserWatch;
+use super::{AnswerCell, ClientEntry, ClientMessage, Clients, TellWorkers};
 use crate::admission::Admission;
 use crate::auth::ConfiguredUsers;
 use crate::command::DenySet;
 use crate::config::{AuthMode, Group, Settings};
 use crate::identity::{ClientFlag, ClientRecord, ClientRegistry};
-use crate::link::Link;
 use crate::outlet::Outlet;
 use crate::session::{Credentials, TakenCredentials};
 use crate::telemetry::Disconnect;
-use crate::thread::Thread;
 use crate::transport::Stream;
-use crate::upstream::{Announcement, BlockedClient, Upstream};
+use crate::upstream::Upstream;
 use crate::waits::UnblockMode;
-
-/// Asks the worker that has a client to do something to it.
-#[derive(Debug, Clone)]
-pub enum ClientMessage {
-    /// It kills these clients (CLIENT KILL). The notice is dropped when all of them are gone.
-    Kill(Arc<[u64]>, Arc<KillNotice>),
-    /// It closes a client that is idle and free of state (`at_limit = "evict-idle"`). The answer is dropped when that is gone.
-    Evict(u64, Answer),
-    /// It hands invalidations to one of its clients.
-    Invalidate(Arc<Invalidations>),
-    /// It closes clients for a reason of respool's own.
-    Close(Arc<[u64]>, Disconnect),
-    /// It tells of a large message that is about to be sent.
-    Announce(Arc<Announcement>),
-    /// It tells that there is no room: who holds the most goes.
-    Shed,
-    /// It unblocks a client, with an error (true) or as if the time had passed.
-    Unblock(u64, bool, Answer),
-}
-
-/// Is held by each client that is being killed until that is gone: whoever killed them learns of the last.
-#[derive(Debug)]
-pub struct KillNotice(
-    #[expect(dead_code, reason = "its drop is what tells")] pub oneshot::Sender<()>,
-);
-
-/// Takes the answer of the worker that has the client; the others let go of it.
-pub type Answer = Arc<std::sync::Mutex<Option<oneshot::Sender<bool>>>>;
-
-/// Sends a message to every worker.
-pub type TellWorkers = Arc<dyn Fn(ClientMessage) + Send + Sync>;
-
-/// Holds what a worker knows of one of its clients.
-pub struct ClientEntry {
-    /// Its way out.
-    pub outlet: Rc<Outlet>,
-    /// Its figures.
-    pub record: Arc<ClientRecord>,
-    /// The connection lent to it.
-    pub pinned: RefCell<Option<Rc<Link>>>,
-    /// What stands for the client to which its invalidations are redirected, and for those to which they may be by what is queued.
-    pub redirections: RefCell<Box<[Rc<Redirection>]>>,
-    /// Its place in a line of blocked clients.
-    pub blocked: RefCell<Option<Rc<BlockedClient>>>,
-    /// Whether it may be silent as long as it likes: blocked, subscribed.
-    pub may_be_silent: Cell<bool>,
-    /// Whether something is waited for before its next request.
-    pub is_waiting: Cell<bool>,
-    /// When it was seen to have finished sending, or something went on for it after that; 0: it has not.
-    pub finished_micros: Cell<u64>,
-    /// Since when it has not been known, where clients must authenticate; 0: it is.
-    pub unknown_micros: Cell<u64>,
-    /// When the request began that has not ended; 0: there is none.
-    pub begun_micros: Cell<u64>,
-    /// Whether that is too large to share.
-    pub is_upload: Cell<bool>,
-    /// The user of the server as which its commands run; `None`: respool's own.
-    pub(super) user: Cell<Option<Rc<Credentials>>>,
-    /// Whether it is showing another.
-    pub(super) login: LoginCell,
-    /// The group's idle timeout.
-    pub idle_timeout: Cell<std::time::Duration>,
-    /// A reload may have changed where it belongs and what holds for it.
-    pub must_reseat: Cell<bool>,
-    /// Dropped when the client, which is being killed, is gone.
-    pub killing: RefCell<Option<Arc<KillNotice>>>,
-    /// Dropped when the client is gone.
-    pub evicting: RefCell<Option<oneshot::Sender<bool>>>,
-}
 
 impl ClientEntry {
     /// Makes the entry of a client that has connected at `arrived_micros`, whose commands run as `user`.
@@ -161,46 +86,6 @@ fn guest(settings: &Settings) -> Option<Rc<Credentials>> {
     let has_guests =
         settings.auth.mode == AuthMode::Passthrough && settings.upstream.login.is_some();
     has_guests.then(|| Rc::new(Credentials::guest()))
-}
-
-/// Holds what the clients of one worker share.
-pub struct Clients {
-    /// What everything on this thread shares.
-    pub thread: Rc<Thread>,
-    /// The server's side.
-    pub upstream: Rc<Upstream>,
-    /// Who may come.
-    pub admission: Arc<Admission>,
-    /// All clients of the process.
-    pub registry: Arc<ClientRegistry>,
-    /// The users of the configuration (`auth.mode = "proxy"`).
-    users: RefCell<Option<Rc<ConfiguredUsers>>>,
-    /// Who clients are until they authenticate; `None`: respool's own user.
-    guest: RefCell<Option<Rc<Credentials>>>,
-    /// Attempts to authenticate.
-    pub(super) attempts: AttemptQueue,
-    /// What clients have shown that the server has taken.
-    pub(super) taken: RefCell<TakenCredentials>,
-    /// What the server says of their users.
-    pub(super) user_watch: UserWatch,
-    /// Failed attempts to authenticate since the last line about them, and when that was, in the worker's microseconds.
-    pub auth_failures: Cell<(u64, Option<u64>)>,
-    /// What each group is denied; `None`: nothing.
-    deny: RefCell<Vec<Option<Rc<DenySet>>>>,
-    /// Reaches the other workers.
-    pub tell_workers: TellWorkers,
-    /// Respool is ending: clients are closed between requests.
-    pub draining: Cell<bool>,
-    /// What is to be done about those who do not read.
-    pub(super) room: Room,
-    /// The clients of this worker.
-    pub entries: RefCell<HashMap<u64, Rc<ClientEntry>>>,
-    /// The requests that are passed on as they arrive, by client.
-    pub(super) uploads: RefCell<HashMap<u64, Upload>>,
-    pub(super) closes: CloseLog,
-    pub(super) spares: SpareBuffers,
-    /// Clients that were looked at for others since one of those was last interrupted for it.
-    pub(super) searched: Cell<usize>,
 }
 
 impl Clients {
@@ -356,7 +241,7 @@ impl Clients {
     }
 
     /// Asks the server to unblock a client of this worker, whose connection is kept from being lent on meanwhile.
-    fn unblock(self: &Rc<Self>, id: u64, with_error: bool, answer: &Answer) {
+    fn unblock(self: &Rc<Self>, id: u64, with_error: bool, answer: &AnswerCell) {
         let (waiter, link) = match self.entries.borrow().get(&id) {
             None => return,
             Some(entry) => (

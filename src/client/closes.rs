@@ -5,7 +5,7 @@
 
 use std::cell::RefCell;
 
-use super::clients::Clients;
+use super::Clients;
 use crate::identity::ClientRecord;
 use crate::telemetry::{Bound, Disconnect};
 

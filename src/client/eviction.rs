@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
-use super::clients::{ClientMessage, TellWorkers};
+use super::{ClientMessage, TellWorkers};
 use crate::admission::{Admission, AdmissionRefusal};
 use crate::identity::{ClientRecord, ClientRegistry, Identity};
 

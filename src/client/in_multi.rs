@@ -5,15 +5,13 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use super::clients::{ClientMessage, Clients, KillNotice};
-use super::local_client::{OwnClients, question_of};
-use super::permitted::UNKNOWN_SUBCOMMAND;
-use super::pinned::NOT_IN_MULTI;
+use super::local::client_command::{OwnClients, question_of};
+use super::questions::UNKNOWN_SUBCOMMAND;
 use super::redirection::RedirectionNames;
-use super::requests::Next;
+use super::refusals::{NOT_IN_MULTI, TOO_MANY_OWN};
 use super::subscribed::corrected;
-use super::task::{Client, Wait};
 use super::tracking::renamed;
+use super::{Client, ClientMessage, Clients, KillNotice, Next, Wait};
 use crate::command::{ClientSub, CommandId, Delays, Local, NamedCommand, PinReason, identify};
 use crate::exchange::{Executing, RequestKind, Show};
 use crate::fanout;
@@ -27,10 +25,6 @@ use crate::session::{
 };
 use crate::telemetry::{Bound, Disconnect};
 use crate::texts::{SYNTAX_ERROR, unknown_subcommand};
-
-/// What a command gets that would be one too many of respool's own in one transaction.
-pub(super) const TOO_MANY: &[u8] =
-    b"-ERR respool: too many commands of the proxy's own in one transaction\r\n";
 
 /// Most commands of one transaction that look at all clients: they run in one turn when EXEC does. 2,000 CLIENT LIST with 3,000
 /// clients held a worker, and everybody on it, for 25 s.
@@ -268,7 +262,7 @@ impl Client {
         }
         if !self.may_queue_own(own, request.bytes().len()) {
             self.clients.thread.counters.bound(Bound::InFlight).add(1);
-            return self.spoil_transaction(request, command, TOO_MANY);
+            return self.spoil_transaction(request, command, TOO_MANY_OWN);
         }
         if self.needs_mark() {
             let next_mark = self.outlet.transaction().own().map(OwnElements::next_mark);

@@ -3,8 +3,8 @@
 use std::io;
 use std::task::{Context, Poll};
 
-use super::serve::Awaited;
-use super::task::{Client, Wait};
+use super::story::Awaited;
+use super::{Client, Wait};
 use crate::config::{CLIENT_BYTES, TLS_CLIENT_BYTES};
 use crate::telemetry::Disconnect;
 use crate::transport::{READ_SIZE, Stream};

@@ -7,13 +7,12 @@ use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use super::pinned::refusal;
 use super::publish::Message;
 use super::raw::leaves_no_trace;
-use super::requests::Next;
-use super::serve::Awaited;
+use super::refusals::refusal;
+use super::story::Awaited;
 use super::subscribed::subscriber_refusal;
-use super::task::{Client, Wait};
+use super::{Client, Next, Wait};
 use crate::budget::{UploadPace, UploadPlace};
 use crate::command::{Delays, Learned, Local, PinReason, is_container, lookup, spec};
 use crate::link::{Link, RoomWait};

@@ -14,8 +14,8 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use super::serve::Awaited;
-use super::task::{Client, Wait};
+use super::story::Awaited;
+use super::{Client, Wait};
 use crate::telemetry::Disconnect;
 use crate::transport::PeerEnd;
 use crate::upstream::{Blocked, Pin};

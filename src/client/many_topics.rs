@@ -6,10 +6,9 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::serve::Awaited;
-use super::slow::Told;
+use super::Client;
+use super::story::{Awaited, Told};
 use super::subscribed::{in_own_words, too_many};
-use super::task::Client;
 use crate::fanout::{SubscriberId, TOPIC_BYTES, TopicKind};
 use crate::outlet::Outlet;
 use crate::resp::Request;

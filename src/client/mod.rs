@@ -1,18 +1,23 @@
 //! The client's side: read, route, forward, write.
 //!
-//! `task` is one client's life, `serve` its loop and its gate; `requests` cuts what it sent and forwards it, `sharing` to which shared connection; `pinned` is what needs a connection of its
-//! own, `in_multi` what respool itself answers there, `tracking` CLIENT TRACKING, `caching` how long CLIENT CACHING holds, `redirection` where invalidations lead, `subscribed` subscriptions; `slow` are stories; `local` is what respool answers itself, `login` AUTH and HELLO among it, `changing_user` who does so anew, `searches` what it costs to look for other clients; `rejected` is
-//! who was rejected, `rejection` what is logged of it; `arriving` is who has yet to say who it is, `restrictions` what stands before a request;
-//! `large` is a request too large to share, `raw` one that may be answered with more than a reply; `leaving` notices clients that leave while they wait, `sent_ahead` keeps what they send meanwhile, `unplaced` answers a transaction that a busy server has not been told of, `server_says` is
-//! what a server that serves nobody for now says for itself, `timers`
-//! closes those that take too long, and `closes` says why respool closed one.
+//! Here stand the parts of a client and of what the clients of a worker share; the files around hold what they do, and none of them is needed by
+//! one that it needs. `task` is one client's life, `serve` its loop and its gate; `clients` is what other threads and the worker ask of it.
+//! `requests` cuts what it sent and forwards it, `sharing` to which shared connection; `story` is what a request that is not done with at
+//! once is made of, `slow` are those stories; `local` is what respool answers itself, `in_multi` where that stands in a transaction.
+//!
+//! `pinned` is what needs a connection of its own, `tracking` CLIENT TRACKING, `caching` how long CLIENT CACHING holds, `redirection` where
+//! invalidations lead, `subscribed` subscriptions, `large` a request too large to share, `raw` one that may be answered with more than a
+//! reply, `unplaced` a transaction that a busy server has not been told of. `searches` is what it costs to look for other clients,
+//! `arriving` who has yet to say who it is, `restrictions` what stands before a request, `regroup` how a client goes to another group.
+//! `rejected` is who was rejected, `rejection` what is logged of it, `refusals` what is said to clients whose commands respool refuses itself,
+//! `questions` what a server is asked in the place of a command, `server_says` what a server that serves nobody for now says for itself.
+//! `leaving` notices clients that leave while they wait, `sent_ahead` keeps what they send meanwhile, `timers` closes those that take too
+//! long, and `closes` says why respool closed one.
 
 mod again;
 mod amid_messages;
 mod arriving;
-mod attempts;
 mod caching;
-mod changing_user;
 mod clients;
 mod closes;
 mod eviction;
@@ -21,15 +26,15 @@ mod kept;
 mod large;
 mod leaving;
 mod local;
-mod local_client;
-mod login;
 mod many_topics;
 mod pausing;
-mod permitted;
 mod pinned;
 mod publish;
+mod questions;
 mod raw;
 mod redirection;
+mod refusals;
+mod regroup;
 mod rejected;
 mod rejection;
 mod requests;
@@ -43,6 +48,7 @@ mod server_says;
 mod sharing;
 mod slow;
 mod spares;
+mod story;
 mod subscribed;
 mod task;
 mod timers;
@@ -50,8 +56,256 @@ mod tracking;
 mod unplaced;
 mod user_watch;
 
-pub use clients::{ClientMessage, Clients, TellWorkers};
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use tokio::sync::oneshot;
+
+use self::closes::CloseLog;
+use self::large::Upload;
+use self::leaving::EndWatch;
+use self::local::attempts::AttemptQueue;
+use self::local::changing_user::LoginCell;
+use self::pinned::PinUse;
+use self::redirection::{Invalidations, Redirection};
+use self::restrictions::Restrictions;
+use self::room::Room;
+use self::sent_ahead::SentAhead;
+use self::spares::SpareBuffers;
+use self::story::{Awaited, NextStory, SlowRequest};
+use self::user_watch::UserWatch;
+use crate::admission::{Admission, AdmissionRefusal, ClientPermit};
+use crate::auth::ConfiguredUsers;
+use crate::command::{DenySet, PinReason};
+use crate::identity::{ClientRecord, ClientRegistry, RegisteredClient};
+use crate::link::{Link, RoomWait};
+use crate::outlet::Outlet;
+use crate::resp::RequestScanner;
+use crate::session::{Credentials, Session, TakenCredentials, UnplacedTransaction};
+use crate::telemetry::Disconnect;
+use crate::thread::Thread;
+use crate::transport::Stream;
+use crate::upstream::{Announcement, BlockedClient, Pin, SharedWait, Upstream};
+
 pub use eviction::Evictor;
 pub use rejected::hold;
 pub use rejection::tell_rejection;
-pub use task::{Arrived, Client};
+pub use task::Arrived;
+
+/// One client.
+pub struct Client {
+    clients: Rc<Clients>,
+    stream: Rc<Stream>,
+    outlet: Rc<Outlet>,
+    entry: Rc<ClientEntry>,
+    record: RegisteredClient,
+    permit: ClientPermit,
+    session: Session,
+    scanner: RequestScanner,
+    /// The request whose story is to begin.
+    slow: Option<Box<SlowRequest>>,
+    /// What has been read behind that, and not used.
+    input: Vec<u8>,
+    /// What has been read behind that while a call waits.
+    sent_ahead: Option<Box<SentAhead>>,
+    link: Option<Rc<Link>>,
+    pin: Option<Pin>,
+    pin_use: PinUse,
+    wait: Wait,
+    /// A request is being passed on as it arrives, or (false) skipped.
+    streaming: Option<bool>,
+    /// It is subscribed, in RESP2: it may do little else.
+    is_listening: bool,
+    /// It has written on a connection that is not lent to it now.
+    has_written: bool,
+    /// The server cannot take the requests that are here: each is answered with this.
+    refusing: Option<Vec<u8>>,
+    /// Its transaction, of which the busy server has not been told.
+    unplaced: Option<Box<UnplacedTransaction>>,
+    /// The socket was emptied by the last read.
+    is_drained: bool,
+    /// It will be closed for this once its replies are out.
+    ending: Option<Disconnect>,
+    rejected: Option<Box<AdmissionRefusal>>,
+    /// What stands between its requests and where they go.
+    restrictions: Restrictions,
+    is_at_end: bool,
+    /// Looks for its end while it is not read.
+    end_watch: Option<EndWatch>,
+    has_left: bool,
+    seen_bytes_out: u64,
+    /// Dropped last, when its place and its entry in the list are gone: who waits for its place may take it then.
+    gone: Option<tokio::sync::oneshot::Sender<bool>>,
+}
+
+/// What a client waits for before its next request is looked at.
+enum Wait {
+    Nothing,
+    /// That nothing is outstanding.
+    Answers,
+    /// That fewer requests are outstanding.
+    InFlight,
+    /// That it reads what is held for it.
+    Unread,
+    /// That the connection takes more bytes.
+    Room(RoomWait),
+    /// A shared connection in its state.
+    Shared(SharedWait, Purpose),
+    /// That the others have had their turns; true: they were let go first.
+    Turn(bool),
+    /// A story begins: a connection is to be lent to it.
+    Borrow(PinReason),
+    /// This story begins.
+    Next(NextStory),
+    /// What its story waits for.
+    Story(Awaited),
+}
+
+impl Wait {
+    /// Tells whether a story is to begin.
+    fn is_to_begin(&self) -> bool {
+        matches!(self, Self::Borrow(_) | Self::Next(_))
+    }
+
+    /// Takes out the story that is to begin.
+    fn take_next(&mut self) -> Option<NextStory> {
+        match std::mem::replace(self, Self::Nothing) {
+            Self::Next(story) => Some(story),
+            other => {
+                *self = other;
+                None
+            }
+        }
+    }
+}
+
+/// What a shared connection is waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    /// The next request.
+    Traffic,
+    /// Requests that came back unsent.
+    Again,
+}
+
+/// How the requests at hand go on.
+#[derive(Debug, PartialEq, Eq)]
+enum Next {
+    /// This many bytes are done with.
+    Used(usize),
+    /// Nothing more can be done before what is waited for.
+    Wait,
+    /// More bytes are needed.
+    More,
+}
+
+/// Holds what the clients of one worker share.
+pub struct Clients {
+    /// What everything on this thread shares.
+    pub thread: Rc<Thread>,
+    /// The server's side.
+    pub upstream: Rc<Upstream>,
+    /// Who may come.
+    pub admission: Arc<Admission>,
+    /// All clients of the process.
+    pub registry: Arc<ClientRegistry>,
+    /// The users of the configuration (`auth.mode = "proxy"`).
+    users: RefCell<Option<Rc<ConfiguredUsers>>>,
+    /// Who clients are until they authenticate; `None`: respool's own user.
+    guest: RefCell<Option<Rc<Credentials>>>,
+    /// Attempts to authenticate.
+    attempts: AttemptQueue,
+    /// What clients have shown that the server has taken.
+    taken: RefCell<TakenCredentials>,
+    /// What the server says of their users.
+    user_watch: UserWatch,
+    /// Failed attempts to authenticate since the last line about them, and when that was, in the worker's microseconds.
+    pub auth_failures: Cell<(u64, Option<u64>)>,
+    /// What each group is denied; `None`: nothing.
+    deny: RefCell<Vec<Option<Rc<DenySet>>>>,
+    /// Reaches the other workers.
+    pub tell_workers: TellWorkers,
+    /// Respool is ending: clients are closed between requests.
+    pub draining: Cell<bool>,
+    /// What is to be done about those who do not read.
+    room: Room,
+    /// The clients of this worker.
+    pub entries: RefCell<HashMap<u64, Rc<ClientEntry>>>,
+    /// The requests that are passed on as they arrive, by client.
+    uploads: RefCell<HashMap<u64, Upload>>,
+    closes: CloseLog,
+    spares: SpareBuffers,
+    /// Clients that were looked at for others since one of those was last interrupted for it.
+    searched: Cell<usize>,
+}
+
+/// Asks the worker that has a client to do something to it.
+#[derive(Debug, Clone)]
+pub enum ClientMessage {
+    /// It kills these clients (CLIENT KILL). The notice is dropped when all of them are gone.
+    Kill(Arc<[u64]>, Arc<KillNotice>),
+    /// It closes a client that is idle and free of state (`at_limit = "evict-idle"`). The answer is dropped when that is gone.
+    Evict(u64, AnswerCell),
+    /// It hands invalidations to one of its clients.
+    Invalidate(Arc<Invalidations>),
+    /// It closes clients for a reason of respool's own.
+    Close(Arc<[u64]>, Disconnect),
+    /// It tells of a large message that is about to be sent.
+    Announce(Arc<Announcement>),
+    /// It tells that there is no room: who holds the most goes.
+    Shed,
+    /// It unblocks a client, with an error (true) or as if the time had passed.
+    Unblock(u64, bool, AnswerCell),
+}
+
+/// Is held by each client that is being killed until that is gone: whoever killed them learns of the last.
+#[derive(Debug)]
+pub struct KillNotice(
+    #[expect(dead_code, reason = "its drop is what tells")] pub oneshot::Sender<()>,
+);
+
+/// Takes the answer of the worker that has the client; the others let go of it.
+pub type AnswerCell = Arc<std::sync::Mutex<Option<oneshot::Sender<bool>>>>;
+
+/// Sends a message to every worker.
+pub type TellWorkers = Arc<dyn Fn(ClientMessage) + Send + Sync>;
+
+/// Holds what a worker knows of one of its clients.
+pub struct ClientEntry {
+    /// Its way out.
+    pub outlet: Rc<Outlet>,
+    /// Its figures.
+    pub record: Arc<ClientRecord>,
+    /// The connection lent to it.
+    pub pinned: RefCell<Option<Rc<Link>>>,
+    /// What stands for the client to which its invalidations are redirected, and for those to which they may be by what is queued.
+    pub redirections: RefCell<Box<[Rc<Redirection>]>>,
+    /// Its place in a line of blocked clients.
+    pub blocked: RefCell<Option<Rc<BlockedClient>>>,
+    /// Whether it may be silent as long as it likes: blocked, subscribed.
+    pub may_be_silent: Cell<bool>,
+    /// Whether something is waited for before its next request.
+    pub is_waiting: Cell<bool>,
+    /// When it was seen to have finished sending, or something went on for it after that; 0: it has not.
+    pub finished_micros: Cell<u64>,
+    /// Since when it has not been known, where clients must authenticate; 0: it is.
+    pub unknown_micros: Cell<u64>,
+    /// When the request began that has not ended; 0: there is none.
+    pub begun_micros: Cell<u64>,
+    /// Whether that is too large to share.
+    pub is_upload: Cell<bool>,
+    /// The user of the server as which its commands run; `None`: respool's own.
+    user: Cell<Option<Rc<Credentials>>>,
+    /// Whether it is showing another.
+    login: LoginCell,
+    /// The group's idle timeout.
+    pub idle_timeout: Cell<std::time::Duration>,
+    /// A reload may have changed where it belongs and what holds for it.
+    pub must_reseat: Cell<bool>,
+    /// Dropped when the client, which is being killed, is gone.
+    pub killing: RefCell<Option<Arc<KillNotice>>>,
+    /// Dropped when the client is gone.
+    pub evicting: RefCell<Option<oneshot::Sender<bool>>>,
+}

@@ -4,9 +4,8 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use super::requests::Next;
-use super::serve::Awaited;
-use super::task::{Client, Wait};
+use super::story::Awaited;
+use super::{Client, Next, Wait};
 use crate::command::{CommandId, Delays, same_word};
 use crate::link::Link;
 use crate::resp::{Request, parse_integer};

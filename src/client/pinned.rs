@@ -5,11 +5,10 @@ use std::rc::Rc;
 
 use super::in_multi::ExecEffects;
 use super::publish::QueuedMessages;
-use super::requests::{Next, UNREACHABLE};
+use super::refusals::refusal;
 use super::sent_amid::SentAmid;
-use super::serve::Awaited;
-use super::slow::Told;
-use super::task::{Client, Wait};
+use super::story::{Awaited, Told};
+use super::{Client, Next, Wait};
 use crate::command::{CommandId, Delays, PinReason, changes_modules, is_container, outlasts_reset};
 use crate::exchange::RequestKind;
 use crate::identity::ClientFlag;
@@ -21,21 +20,6 @@ use crate::telemetry::Disconnect;
 use crate::transport::READ_SIZE;
 use crate::upstream::{Ends, Pin, PinError};
 use crate::waits::PoppedElements;
-
-/// What a command gets for which no connection became free in time. It was not sent; clients may try again.
-pub(super) const NONE_FREE: &[u8] =
-    b"-LOADING respool: no server connection free, command not sent\r\n";
-
-/// What a command of respool's own gets inside MULTI, where its answer would have to stand among the server's.
-pub(super) const NOT_IN_MULTI: &[u8] =
-    b"-ERR respool: this command is not possible inside MULTI\r\n";
-
-/// What a change of state gets while messages come in.
-pub(super) const NOT_AMID_MESSAGES: &[u8] =
-    b"-ERR respool: this command is not possible while messages are received\r\n";
-
-/// A request that no server queues: it makes EXEC fail, as any error while queueing does.
-pub(super) const NEVER_QUEUED: &[u8] = b"*1\r\n$3\r\nGET\r\n";
 
 /// What the client does with the connection lent to it.
 #[derive(Debug, Default)]
@@ -66,15 +50,6 @@ pub(super) struct PinUse {
     pub(super) messages: Option<Box<QueuedMessages>>,
     /// What the EXEC under way changes of the client.
     pub(super) exec_effects: Option<Rc<ExecEffects>>,
-}
-
-/// What the client gets that could not be lent a connection.
-pub(super) fn refusal(error: PinError) -> Vec<u8> {
-    match error {
-        PinError::Refused(reply) => reply,
-        PinError::Timeout => NONE_FREE.to_vec(),
-        PinError::Unreachable => UNREACHABLE.to_vec(),
-    }
 }
 
 /// What a command ends that goes on a lent connection for this reason.

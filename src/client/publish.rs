@@ -13,10 +13,8 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use super::clients::{ClientMessage, TellWorkers};
-use super::serve::Awaited;
-use super::slow::{SlowRequest, Told};
-use super::task::Client;
+use super::story::{Awaited, SlowRequest, Told};
+use super::{Client, ClientMessage, TellWorkers};
 use crate::command::{CommandId, spec};
 use crate::fanout::TopicKind;
 use crate::thread::Thread;

@@ -3,11 +3,9 @@
 
 use std::rc::Rc;
 
-use super::requests::Next;
-use super::task::{Client, Wait};
+use super::{Client, Next, Wait};
 use crate::command::{CommandId, Delays, PinReason, Way, spec};
-use crate::exchange::Offence;
-use crate::exchange::RequestKind;
+use crate::exchange::{Offence, RequestKind};
 use crate::link::Link;
 use crate::resp::Request;
 

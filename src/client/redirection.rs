@@ -19,10 +19,8 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use super::clients::{ClientEntry, ClientMessage, Clients};
-use super::serve::Awaited;
-use super::slow::Told;
-use super::task::Client;
+use super::story::{Awaited, Told};
+use super::{Client, ClientEntry, ClientMessage, Clients};
 use crate::failover::Node;
 use crate::identity::{ClientFlag, ClientRecord};
 use crate::link::{Forward, Link, SocketEnd, broken_redirection};

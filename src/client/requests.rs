@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use super::task::{Client, Wait};
+use super::{Client, Next, Wait};
 use crate::command::{CommandId, Delays, DenySet, Learned, Local, PinReason, TransactionCommand};
 use crate::exchange::{RequestKind, Show};
 use crate::identity::{ClientFlag, NO_COMMAND};
@@ -13,34 +13,6 @@ use crate::resp::{Request, RequestViolation, Scan, split_inline};
 use crate::session::{Block, Route, Routed, Rules, block, route};
 use crate::telemetry::Disconnect;
 use crate::texts::no_permission;
-use crate::upstream::WaitError;
-
-/// What a command gets that was never sent because the server is away. Client libraries take LOADING for a reason to try
-/// again.
-pub(super) const UNREACHABLE: &[u8] = b"-LOADING respool: server unreachable, command not sent\r\n";
-
-/// The same where the server is there, and does not take respool: its login, or one connection more.
-pub(super) const REFUSED: &[u8] =
-    b"-LOADING respool: the server refuses respool, command not sent\r\n";
-
-/// What is answered where no shared connection was to be had.
-pub(super) fn unserved(error: WaitError) -> Vec<u8> {
-    match error {
-        WaitError::Unreachable => UNREACHABLE.to_vec(),
-        WaitError::Refused(reply) => reply,
-    }
-}
-
-/// How the requests at hand go on.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Next {
-    /// This many bytes are done with.
-    Used(usize),
-    /// Nothing more can be done before what is waited for.
-    Wait,
-    /// More bytes are needed.
-    More,
-}
 
 /// Requests that stand one behind the other and go to the same shared connection.
 #[derive(Default)]

@@ -3,8 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-use super::clients::Clients;
-use super::task::{Client, Wait};
+use super::{Client, Clients, Wait};
 use crate::identity::ClientRecord;
 use crate::memory::{MemoryHolder, ReplyStalls, who_goes};
 use crate::telemetry::{Bound, Disconnect, Throttle};
@@ -64,7 +63,7 @@ impl Clients {
             memory.set_largest(self.thread.index, holder.bytes);
             if !is_urgent && !memory.is_largest(self.thread.index, holder.bytes) {
                 self.room.has_told.set(true);
-                return (self.tell_workers)(super::clients::ClientMessage::Shed);
+                return (self.tell_workers)(super::ClientMessage::Shed);
             }
             let entry = &entries[&holder.id];
             entry.outlet.shed();

@@ -6,8 +6,7 @@
 
 use std::task::Context;
 
-use super::clients::Clients;
-use super::task::{Client, Wait};
+use super::{Client, Clients, Wait};
 use crate::transport::let_others_go_first;
 
 /// Most clients that are looked at in one turn, and by one command more: between 0.1 and 1 ms.

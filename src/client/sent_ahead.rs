@@ -5,8 +5,8 @@
 
 use std::collections::VecDeque;
 
-use super::serve::Awaited;
-use super::task::{Client, Wait};
+use super::story::Awaited;
+use super::{Client, Wait};
 use crate::telemetry::{Bound, Disconnect};
 use crate::transport::READ_SIZE;
 

@@ -1,7 +1,7 @@
 //! What a client sends amid messages, as far as the confirmations of its subscriptions are told from data by it: subscription commands,
 //! other commands and transactions are sent one after the other, each kind when all before it has been answered.
 
-use super::task::Client;
+use super::Client;
 use crate::command::{CommandId, TransactionCommand, spec};
 use crate::fanout::{QueuedSubscription, SentNow, TopicKind};
 use crate::link::Link;

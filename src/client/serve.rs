@@ -9,32 +9,11 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
-use super::slow::{Story, Told};
-use super::task::{Client, Wait};
+use super::story::{Awaited, Interrupted, Story, Told};
+use super::{Client, Wait};
 use crate::schedule::goes_on_at;
 use crate::telemetry::Disconnect;
 use crate::transport::READ_SIZE;
-use crate::upstream::Blocked;
-
-/// Names what a client waits for in a story, as far as that decides how long it is worth waiting for.
-pub(super) enum Awaited {
-    /// It waits for something that happens seldom, nearly always the server's answer.
-    Server,
-    /// It waits for a connection, or leave to use one, for which others may have to give one back first.
-    Loan,
-    /// It waits for its turn behind others: until then nobody does anything for it.
-    Turn,
-    /// It waits for the end of its call, with which it stands in a line of blocked clients.
-    Line(Rc<Blocked>),
-}
-
-/// Says why a story ends before its time.
-pub(super) enum Interrupted {
-    /// The client is to be closed.
-    Ended(Disconnect),
-    /// What it waited for is not to be had, or not wanted any more.
-    InVain,
-}
 
 /// Names what a client is at its gate for.
 enum Sought<'a> {

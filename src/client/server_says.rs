@@ -4,29 +4,12 @@
 use std::borrow::Cow;
 use std::rc::Rc;
 
-use super::requests::{REFUSED, UNREACHABLE};
-use super::serve::Awaited;
-use super::slow::Told;
-use super::task::Client;
-use crate::command::Local;
+use super::Client;
+use super::refusals::{REFUSED, UNREACHABLE};
+use super::story::{Awaited, Told};
 use crate::resp::speak::encode_request;
 use crate::session::State;
 use crate::texts::is_busy;
-
-/// What every server refuses while it is busy, and that changes nothing.
-pub(super) const ECHO: &[&str] = &["ECHO", ""];
-
-/// What the server is asked in the place of a command of respool's own, which it would refuse while a script does not end;
-/// `None`: it answers that all the same, or is asked anyway.
-pub(super) fn question_while_busy(local: Local) -> Option<&'static [&'static str]> {
-    match local {
-        // To Valkey 9.1 it is one of those that are answered.
-        Local::Select => Some(&["SELECT", "-"]),
-        Local::Readonly | Local::Readwrite | Local::Asking => Some(ECHO),
-        Local::Hello | Local::Auth | Local::Reset | Local::Quit => None,
-        Local::NumSub | Local::ShardNumSub | Local::Client(_) => None,
-    }
-}
 
 impl Client {
     /// The server has just said that it is busy, to whomever. Nobody is asked otherwise: else such a command costs no round trip.

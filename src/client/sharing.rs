@@ -4,8 +4,8 @@
 
 use std::task::Context;
 
-use super::requests::unserved;
-use super::task::{Client, Purpose, Wait};
+use super::refusals::unserved;
+use super::{Client, Purpose, Wait};
 use crate::command::{Delays, PinReason};
 use crate::link::RoomWait;
 use crate::resp::count_requests;

@@ -7,10 +7,9 @@ use std::time::Duration;
 use redis_protocol::resp3::decode::complete::decode;
 use redis_protocol::resp3::types::OwnedFrame;
 
-use super::pinned::refusal;
-use super::requests::{Next, UNREACHABLE};
-use super::serve::Awaited;
-use super::task::Client;
+use super::refusals::{UNREACHABLE, refusal};
+use super::story::Awaited;
+use super::{Client, Next};
 use crate::command::{CommandId, Delays, Local, PinReason, spec};
 use crate::fanout::{ChannelAudiences, TopicKind};
 use crate::identity::ClientFlag;

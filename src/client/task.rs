@@ -6,27 +6,22 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::clients::{ClientEntry, Clients};
 use super::kept::standing_bytes;
-use super::leaving::EndWatch;
 use super::pinned::PinUse;
+use super::refusals::unserved;
 use super::rejected::hold;
 use super::rejection::tell_of;
-use super::requests::unserved;
 use super::restrictions::Restrictions;
-use super::sent_ahead::SentAhead;
-use super::serve::Awaited;
-use super::slow::{NextStory, SlowRequest};
-use crate::admission::{AdmissionRefusal, ClientPermit};
-use crate::command::PinReason;
-use crate::identity::{ClientArrival, ClientFlag, Identity, Peer, RegisteredClient};
-use crate::link::{Link, RoomWait};
-use crate::outlet::Outlet;
+use super::story::Awaited;
+use super::{Client, ClientEntry, Clients, Purpose, Wait};
+use crate::admission::ClientPermit;
+use crate::identity::{ClientArrival, ClientFlag, Identity, Peer};
+use crate::link::Link;
 use crate::resp::RequestScanner;
-use crate::session::{ReplyMode, Session, UnplacedTransaction};
+use crate::session::{ReplyMode, Session};
 use crate::telemetry::{Bound, Disconnect};
 use crate::transport::Stream;
-use crate::upstream::{Pin, SharedWait, WaitError};
+use crate::upstream::WaitError;
 
 /// A client that has been admitted and not yet begun.
 pub struct Arrived {
@@ -40,102 +35,6 @@ pub struct Arrived {
     pub laddr: Peer,
     /// When it connected, in the worker's microseconds.
     pub arrived_micros: u64,
-}
-
-/// What a client waits for before its next request is looked at.
-pub(super) enum Wait {
-    Nothing,
-    /// That nothing is outstanding.
-    Answers,
-    /// That fewer requests are outstanding.
-    InFlight,
-    /// That it reads what is held for it.
-    Unread,
-    /// That the connection takes more bytes.
-    Room(RoomWait),
-    /// A shared connection in its state.
-    Shared(SharedWait, Purpose),
-    /// That the others have had their turns; true: they were let go first.
-    Turn(bool),
-    /// A story begins: a connection is to be lent to it.
-    Borrow(PinReason),
-    /// This story begins.
-    Next(NextStory),
-    /// What its story waits for.
-    Story(Awaited),
-}
-
-impl Wait {
-    /// Tells whether a story is to begin.
-    pub(super) fn is_to_begin(&self) -> bool {
-        matches!(self, Self::Borrow(_) | Self::Next(_))
-    }
-
-    /// Takes out the story that is to begin.
-    pub(super) fn take_next(&mut self) -> Option<NextStory> {
-        match std::mem::replace(self, Self::Nothing) {
-            Self::Next(story) => Some(story),
-            other => {
-                *self = other;
-                None
-            }
-        }
-    }
-}
-
-/// What a shared connection is waited for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Purpose {
-    /// The next request.
-    Traffic,
-    /// Requests that came back unsent.
-    Again,
-}
-
-/// One client.
-pub struct Client {
-    pub(super) clients: Rc<Clients>,
-    pub(super) stream: Rc<Stream>,
-    pub(super) outlet: Rc<Outlet>,
-    pub(super) entry: Rc<ClientEntry>,
-    pub(super) record: RegisteredClient,
-    pub(super) permit: ClientPermit,
-    pub(super) session: Session,
-    pub(super) scanner: RequestScanner,
-    /// The request whose story is to begin.
-    pub(super) slow: Option<Box<SlowRequest>>,
-    /// What has been read behind that, and not used.
-    pub(super) input: Vec<u8>,
-    /// What has been read behind that while a call waits.
-    pub(super) sent_ahead: Option<Box<SentAhead>>,
-    pub(super) link: Option<Rc<Link>>,
-    pub(super) pin: Option<Pin>,
-    pub(super) pin_use: PinUse,
-    pub(super) wait: Wait,
-    /// A request is being passed on as it arrives, or (false) skipped.
-    pub(super) streaming: Option<bool>,
-    /// It is subscribed, in RESP2: it may do little else.
-    pub(super) is_listening: bool,
-    /// It has written on a connection that is not lent to it now.
-    pub(super) has_written: bool,
-    /// The server cannot take the requests that are here: each is answered with this.
-    pub(super) refusing: Option<Vec<u8>>,
-    /// Its transaction, of which the busy server has not been told.
-    pub(super) unplaced: Option<Box<UnplacedTransaction>>,
-    /// The socket was emptied by the last read.
-    pub(super) is_drained: bool,
-    /// It will be closed for this once its replies are out.
-    pub(super) ending: Option<Disconnect>,
-    pub(super) rejected: Option<Box<AdmissionRefusal>>,
-    /// What stands between its requests and where they go.
-    pub(super) restrictions: Restrictions,
-    pub(super) is_at_end: bool,
-    /// Looks for its end while it is not read.
-    pub(super) end_watch: Option<EndWatch>,
-    has_left: bool,
-    seen_bytes_out: u64,
-    /// Dropped last, when its place and its entry in the list are gone: who waits for its place may take it then.
-    gone: Option<tokio::sync::oneshot::Sender<bool>>,
 }
 
 impl Client {

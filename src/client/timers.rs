@@ -3,15 +3,14 @@
 
 use std::rc::Rc;
 
-use super::clients::{ClientEntry, Clients};
 use super::redirection::RedirectionLook;
-use super::task::Client;
+use super::{Client, ClientEntry, Clients};
 use crate::config::{AuthMode, Settings};
 use crate::identity::ClientFlag;
 use crate::telemetry::Disconnect;
 
 /// What one look at all clients goes by.
-struct Look<'a> {
+struct Inspection<'a> {
     clients: &'a Clients,
     settings: &'a Settings,
     demands_authentication: bool,
@@ -40,7 +39,7 @@ impl Clients {
         self.watch_users();
         self.thread.is_nobody();
         let settings = self.thread.settings();
-        let look = Look {
+        let look = Inspection {
             clients: self,
             settings: &settings,
             demands_authentication: self.demands_authentication(),
@@ -128,7 +127,7 @@ impl Client {
     }
 }
 
-impl Look<'_> {
+impl Inspection<'_> {
     /// Whether the client has taken as long as it may to say who it is.
     fn arrives_for_long(&self, entry: &ClientEntry) -> bool {
         let since = entry.record.created_ms() * 1000;

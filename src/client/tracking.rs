@@ -7,13 +7,10 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use super::in_multi::TOO_MANY;
-use super::pinned::{NOT_IN_MULTI, refusal};
 use super::redirection::{Redirection, RedirectionNames};
-use super::requests::{Next, UNREACHABLE};
-use super::serve::Awaited;
-use super::slow::{SlowRequest, Told};
-use super::task::{Client, Wait};
+use super::refusals::{NOT_IN_MULTI, TOO_MANY_OWN, UNREACHABLE, refusal};
+use super::story::{Awaited, SlowRequest, Told};
+use super::{Client, Next, Wait};
 use crate::command::{CommandId, Delays, PinReason, same_word};
 use crate::exchange::RequestKind;
 use crate::failover::Node;
@@ -188,7 +185,7 @@ impl Client {
             && self.has_too_many_besides(id)
         {
             self.clients.thread.counters.bound(Bound::InFlight).add(1);
-            self.spoil(command, TOO_MANY);
+            self.spoil(command, TOO_MANY_OWN);
             return Ok(());
         }
         let standing = match target {

@@ -1,9 +1,8 @@
 //! A transaction of which a busy server has not been told: answered as the server would, and placed on a connection as soon as
 //! one is lent.
 
-use super::pinned::NEVER_QUEUED;
-use super::requests::Next;
-use super::task::{Client, Wait};
+use super::questions::NEVER_QUEUED;
+use super::{Client, Next, Wait};
 use crate::command::{CommandId, Delays, Local, PinReason, TransactionCommand};
 use crate::exchange::{RequestKind, Show};
 use crate::identity::ClientFlag;

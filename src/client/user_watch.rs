@@ -10,7 +10,7 @@ use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::clients::{ClientEntry, Clients};
+use super::{ClientEntry, Clients};
 use crate::auth::UserRounds;
 use crate::fanout::{ChannelRights, PUBSUB_KINDS, TopicKind, UserTold};
 use crate::identity::{ClientFlag, DEFAULT_USER};

@@ -3,10 +3,9 @@
 use std::future::poll_fn;
 use std::rc::Rc;
 
-use super::{SlowRequest, Told};
-use crate::client::requests::UNREACHABLE;
-use crate::client::serve::Awaited;
-use crate::client::task::Client;
+use crate::client::Client;
+use crate::client::refusals::UNREACHABLE;
+use crate::client::story::{Awaited, SlowRequest, Told};
 use crate::command::PinReason;
 use crate::identity::ClientFlag;
 use crate::session::Protocol;

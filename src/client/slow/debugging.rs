@@ -6,8 +6,8 @@
 
 use std::rc::Rc;
 
-use super::{SlowRequest, Told};
-use crate::client::task::{Client, Wait};
+use crate::client::story::{SlowRequest, Told};
+use crate::client::{Client, Wait};
 use crate::command::{PinReason, lookup, same_word, spec};
 use crate::link::{Link, RoomWait};
 use crate::session::{PinnedCommand, Route, Routed};
@@ -17,10 +17,6 @@ use crate::telemetry::Disconnect;
 /// and on the data.
 const NOT_DEBUGGED_IN_MULTI: &[u8] =
     b"-ERR respool: a script is not debugged inside MULTI, send SCRIPT DEBUG NO before MULTI\r\n";
-
-/// What RESET gets while SCRIPT DEBUG is on, which it would leave on.
-pub(in crate::client) const NOT_WHILE_DEBUGGING: &[u8] =
-    b"-ERR respool: RESET does not end SCRIPT DEBUG, send SCRIPT DEBUG NO before it\r\n";
 
 impl Client {
     /// Tells SCRIPT DEBUG. No reply is due on the connection: behind one the server refuses it.

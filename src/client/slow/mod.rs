@@ -11,55 +11,16 @@ mod multi;
 mod subscribe;
 mod wait;
 
-use std::pin::Pin as Pinned;
 use std::rc::Rc;
 
-use super::requests::Next;
-use super::serve::Interrupted;
-use super::task::{Client, Wait};
-use crate::command::{CommandId, Delays, PinReason, TransactionCommand};
+use crate::client::story::{SlowRequest, Story, Told};
+use crate::client::{Client, Next, Wait};
+use crate::command::{Delays, PinReason, TransactionCommand};
 use crate::exchange::RequestKind;
 use crate::link::Link;
 use crate::resp::Request;
 use crate::session::{Route, Routed};
 use crate::transport::READ_SIZE;
-
-pub(super) use debugging::NOT_WHILE_DEBUGGING;
-
-/// Is what a story comes to.
-pub(super) type Told<T = ()> = Result<T, Interrupted>;
-
-/// Is awaited before its client goes on with its requests.
-pub(super) type Story<'a> = Pinned<Box<dyn Future<Output = Told> + 'a>>;
-
-/// Begins a story about what has been looked at already, and is not looked at again.
-pub(super) type NextStory = Box<dyn for<'a> FnOnce(&'a mut Client) -> Story<'a>>;
-
-/// Holds a request whose story is to be told: it has been cut and routed once.
-pub(super) struct SlowRequest {
-    bytes: Box<[u8]>,
-    routed: Routed,
-}
-
-impl SlowRequest {
-    pub(super) fn request(&self) -> Request<'_> {
-        Request::new(&self.bytes)
-    }
-
-    pub(super) fn command(&self) -> Option<CommandId> {
-        self.routed.command
-    }
-
-    /// Returns how many bytes it measures.
-    pub(super) fn length(&self) -> usize {
-        self.bytes.len()
-    }
-
-    /// Returns the bytes that the client has sent.
-    pub(super) fn into_bytes(self) -> Vec<u8> {
-        self.bytes.into_vec()
-    }
-}
 
 impl Client {
     /// Has `story` told before the next request is looked at: the request at hand is done with but for what the story waits for.

@@ -1,7 +1,7 @@
 //! MONITOR: the connection that is lent for it is its client's from then on.
 
-use super::{SlowRequest, Told};
-use crate::client::task::{Client, Wait};
+use crate::client::story::{SlowRequest, Told};
+use crate::client::{Client, Wait};
 use crate::command::PinReason;
 use crate::session::PinnedCommand;
 

@@ -3,11 +3,10 @@
 
 use std::rc::Rc;
 
-use super::{SlowRequest, Told};
-use crate::client::pinned::{NEVER_QUEUED, NOT_IN_MULTI};
-use crate::client::requests::Next;
-use crate::client::serve::Awaited;
-use crate::client::task::{Client, Wait};
+use crate::client::questions::NEVER_QUEUED;
+use crate::client::refusals::NOT_IN_MULTI;
+use crate::client::story::{Awaited, SlowRequest, Told};
+use crate::client::{Client, Next, Wait};
 use crate::command::{CommandId, Delays, Local, PinReason, TransactionCommand};
 use crate::exchange::{RequestKind, Show};
 use crate::identity::ClientFlag;

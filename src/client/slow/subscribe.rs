@@ -4,12 +4,11 @@ use std::rc::Rc;
 
 use tokio::sync::oneshot::Receiver;
 
-use super::{SlowRequest, Told};
-use crate::client::pinned::refusal;
-use crate::client::serve::Awaited;
-use crate::client::server_says::ECHO;
+use crate::client::Client;
+use crate::client::questions::ECHO;
+use crate::client::refusals::refusal;
+use crate::client::story::{Awaited, SlowRequest, Told};
 use crate::client::subscribed::{in_own_words, pong, too_many};
-use crate::client::task::Client;
 use crate::command::spec;
 use crate::fanout::TopicKind;
 use crate::identity::ClientFlag;

@@ -2,9 +2,8 @@
 
 use std::rc::Rc;
 
-use super::{SlowRequest, Told};
-use crate::client::serve::Awaited;
-use crate::client::task::Client;
+use crate::client::Client;
+use crate::client::story::{Awaited, SlowRequest, Told};
 use crate::command::{CommandId, Delays, PinReason, spec};
 use crate::exchange::RequestKind;
 use crate::link::Link;

@@ -7,12 +7,11 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::pinned::refusal;
-use super::serve::Awaited;
-use super::server_says::question_while_busy;
-use super::slow::Told;
-use super::task::Client;
 use crate::auth::{KnownPermission, PermissionResult, concerns_others};
+use crate::client::Client;
+use crate::client::questions::{UNKNOWN_SUBCOMMAND, question_while_busy};
+use crate::client::refusals::refusal;
+use crate::client::story::{Awaited, Told};
 use crate::command::{ClientSub, Local};
 use crate::resp::speak::encode_request;
 use crate::session::stand_in_for;
@@ -20,9 +19,6 @@ use crate::texts::ServerVersion;
 
 /// How long a command that concerns the client's own connection waits for the server's answer.
 const OWN_WAITS: Duration = Duration::from_millis(250);
-
-/// What no server has, as a server before Redis 7.0 is asked for it.
-pub(super) const UNKNOWN_SUBCOMMAND: &[&str] = &["CLIENT", "-"];
 
 /// What the server is asked, in the place of a subcommand of CLIENT that respool answers itself, to know whether it permits that.
 fn question_of(server: ServerVersion, sub: ClientSub) -> Option<&'static [&'static str]> {
@@ -36,7 +32,7 @@ fn question_of(server: ServerVersion, sub: ClientSub) -> Option<&'static [&'stat
 
 impl Client {
     /// Tells whether the server permits the client what respool answers itself, or why not; `None`: it has to be asked.
-    pub(super) fn permission_of(&self, local: Local) -> Option<PermissionResult> {
+    pub(in crate::client) fn permission_of(&self, local: Local) -> Option<PermissionResult> {
         match local {
             Local::Client(sub) => match question_of(self.clients.thread.server_version(), sub) {
                 Some(question) => self.known_permission(sub, question),
@@ -48,7 +44,10 @@ impl Client {
     }
 
     /// Asks the server whether it permits that.
-    pub(super) async fn asked_permission_of(&mut self, local: Local) -> Told<PermissionResult> {
+    pub(in crate::client) async fn asked_permission_of(
+        &mut self,
+        local: Local,
+    ) -> Told<PermissionResult> {
         if let Local::Client(sub) = local {
             return match question_of(self.clients.thread.server_version(), sub) {
                 Some(question) => self.ask_permission_for(sub, question).await,

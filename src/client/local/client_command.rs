@@ -4,11 +4,10 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use super::clients::{ClientMessage, Clients, KillNotice};
-use super::local::client_name;
-use super::searches::LINE_PRICE;
-use super::serve::Awaited;
-use super::task::Client;
+use super::client_name;
+use crate::client::searches::LINE_PRICE;
+use crate::client::story::Awaited;
+use crate::client::{Client, ClientMessage, Clients, KillNotice};
 use crate::command::{COUNT, ClientSub, same_word, spec};
 use crate::identity::{ClientFlag, ClientRecord, KillFilter, ListFilter, client_line};
 use crate::resp::speak::{OK, bulk, error, integer};
@@ -28,28 +27,28 @@ const NO_TOUCH: &[u8] =
     b"-ERR respool: CLIENT NO-TOUCH is not possible, since clients share connections to the server\r\n";
 
 /// The clients of respool, as one of them may ask about them and change them.
-pub(super) struct OwnClients<'a> {
-    pub(super) clients: &'a Clients,
+pub(in crate::client) struct OwnClients<'a> {
+    pub(in crate::client) clients: &'a Clients,
     /// The client that asks.
-    pub(super) record: &'a Arc<ClientRecord>,
+    pub(in crate::client) record: &'a Arc<ClientRecord>,
     /// What it speaks.
-    pub(super) protocol: Protocol,
+    pub(in crate::client) protocol: Protocol,
     /// Whom it has killed in the same transaction: they are gone, as far as it can see.
-    pub(super) gone: &'a [u64],
+    pub(in crate::client) gone: &'a [u64],
 }
 
 /// What a CLIENT KILL comes to.
-pub(super) struct Kill {
+pub(in crate::client) struct Kill {
     /// Who is to be closed beside the client itself.
-    pub(super) others: Vec<u64>,
+    pub(in crate::client) others: Vec<u64>,
     /// Whether it is, too.
-    pub(super) itself: bool,
+    pub(in crate::client) itself: bool,
     /// What is answered.
-    pub(super) reply: Vec<u8>,
+    pub(in crate::client) reply: Vec<u8>,
 }
 
 /// What the server is asked before a CLIENT command is answered that has words of which it alone knows whether they are right.
-pub(super) fn question_of(
+pub(in crate::client) fn question_of(
     server: ServerVersion,
     sub: ClientSub,
     request: &Request<'_>,
@@ -63,7 +62,7 @@ pub(super) fn question_of(
 }
 
 impl Client {
-    pub(super) fn own_clients(&self) -> OwnClients<'_> {
+    pub(in crate::client) fn own_clients(&self) -> OwnClients<'_> {
         OwnClients {
             clients: &self.clients,
             record: self.record.record(),
@@ -73,7 +72,7 @@ impl Client {
     }
 
     /// Answers one of the CLIENT subcommands that are respool's own, when the server has judged its words where it alone can.
-    pub(super) fn client_command(&mut self, sub: ClientSub, request: &Request<'_>) {
+    pub(in crate::client) fn client_command(&mut self, sub: ClientSub, request: &Request<'_>) {
         let server = self.clients.thread.server_version();
         let question = question_of(server, sub, request);
         let Some(question) = question.filter(|_| !self.clients.upstream.is_away()) else {
@@ -123,7 +122,7 @@ impl Client {
     }
 
     /// Keeps what a client says of its library to a server that has no CLIENT SETINFO: respool's own lists show it.
-    pub(super) fn note_library(&mut self, request: &Request<'_>) {
+    pub(in crate::client) fn note_library(&mut self, request: &Request<'_>) {
         self.own_clients().answer(ClientSub::SetInfo, request);
         self.note_kept(0);
     }
@@ -202,7 +201,7 @@ impl Client {
 
 impl OwnClients<'_> {
     /// Answers a subcommand that does no more than that, or only changes how the client is shown.
-    pub(super) fn answer(&self, sub: ClientSub, request: &Request<'_>) -> Vec<u8> {
+    pub(in crate::client) fn answer(&self, sub: ClientSub, request: &Request<'_>) -> Vec<u8> {
         let words: Vec<&[u8]> = request.arguments().skip(2).collect();
         let server = self.clients.thread.server_version();
         match (sub, words.as_slice()) {
@@ -236,7 +235,7 @@ impl OwnClients<'_> {
     ///
     /// # Errors
     /// What it gets otherwise.
-    pub(super) fn set_name(&self, name: &[u8]) -> Result<(), Vec<u8>> {
+    pub(in crate::client) fn set_name(&self, name: &[u8]) -> Result<(), Vec<u8>> {
         client_name(name).map_err(error)?;
         self.record.names().name = name.into();
         Ok(())
@@ -310,7 +309,7 @@ impl OwnClients<'_> {
     ///
     /// # Errors
     /// What the client gets whose filters nobody understands.
-    pub(super) fn kill(&self, filters: &[&[u8]]) -> Result<Kill, Vec<u8>> {
+    pub(in crate::client) fn kill(&self, filters: &[&[u8]]) -> Result<Kill, Vec<u8>> {
         let server = self.clients.thread.server_version();
         let filter = KillFilter::parse(server, filters).map_err(|text| error(&text))?;
         let (own, now_ms) = (self.record.id(), self.clients.thread.clock.now_ms());
@@ -337,7 +336,7 @@ impl OwnClients<'_> {
     }
 
     /// Whether CLIENT KILL with these filters ends this other client, which takes no look at all of them.
-    pub(super) fn would_kill(&self, id: u64, filters: &[&[u8]]) -> bool {
+    pub(in crate::client) fn would_kill(&self, id: u64, filters: &[&[u8]]) -> bool {
         let filter = KillFilter::parse(self.clients.thread.server_version(), filters);
         let (own, now_ms) = (self.record.id(), self.clients.thread.clock.now_ms());
         let record = self.clients.registry.find(id).filter(|_| id != own);
@@ -376,7 +375,7 @@ impl OwnClients<'_> {
     ///
     /// # Errors
     /// What is answered where there is none.
-    pub(super) fn unblock(&self, words: &[&[u8]]) -> Result<(u64, bool), Vec<u8>> {
+    pub(in crate::client) fn unblock(&self, words: &[&[u8]]) -> Result<(u64, bool), Vec<u8>> {
         let with_error = match words.get(1) {
             None => false,
             Some(mode) if same_word(mode, b"timeout") => false,

@@ -2,13 +2,13 @@
 
 use std::rc::Rc;
 
-use super::attempts::{Admitted, Attempt, TOO_MANY};
+use super::attempts::{Admitted, Attempt};
 use super::changing_user::LoginUnderWay;
-use super::local::client_name;
-use super::serve::Awaited;
-use super::slow::Told;
-use super::task::{Client, Wait};
+use super::client_name;
 use crate::auth::{AttemptOutcome, is_wrong_password};
+use crate::client::refusals::TOO_MANY_ATTEMPTS;
+use crate::client::story::{Awaited, Told};
+use crate::client::{Client, Wait};
 use crate::command::{Local, same_word};
 use crate::config::AuthMode;
 use crate::resp::speak::{OK, error};
@@ -34,22 +34,22 @@ const MOST_SHOWN: usize = 16 * 1024;
 type Hello = (Protocol, Option<Box<[u8]>>);
 
 /// What AUTH or HELLO asks for, once its user is acknowledged.
-pub(super) struct Login {
+pub(in crate::client) struct Login {
     /// The user as the server knows it, which is asked.
-    pub(super) user: Option<Rc<Credentials>>,
+    pub(in crate::client) user: Option<Rc<Credentials>>,
     /// The user that respool has verified itself.
-    pub(super) verified: Option<Box<[u8]>>,
+    pub(in crate::client) verified: Option<Box<[u8]>>,
     /// HELLO's protocol and name; `None`: AUTH.
-    pub(super) hello: Option<Hello>,
+    pub(in crate::client) hello: Option<Hello>,
     /// The attempt, where a password was shown.
-    pub(super) attempt: Option<Attempt>,
+    pub(in crate::client) attempt: Option<Attempt>,
     /// That such a one is under way, until it is answered.
     _under_way: Option<LoginUnderWay>,
 }
 
 impl Login {
     /// Memory that it takes while it is waited for.
-    pub(super) fn held_bytes(&self) -> usize {
+    pub(in crate::client) fn held_bytes(&self) -> usize {
         let user = self.user.as_ref().map_or(0, |user| user.held_bytes());
         let verified = self.verified.as_ref().map_or(0, |user| user.len());
         user + verified + name_bytes(self.hello.as_ref())
@@ -57,7 +57,7 @@ impl Login {
 }
 
 /// What a client has shown, and what else it has asked for.
-pub(super) struct Shown(Rc<Credentials>, Option<Hello>, LoginUnderWay);
+pub(in crate::client) struct Shown(Rc<Credentials>, Option<Hello>, LoginUnderWay);
 
 impl Shown {
     fn held_bytes(&self) -> usize {
@@ -73,7 +73,7 @@ fn name_bytes(hello: Option<&Hello>) -> usize {
 
 impl Client {
     /// Whether the client has to authenticate before anything else.
-    pub(super) fn must_authenticate(&self) -> bool {
+    pub(in crate::client) fn must_authenticate(&self) -> bool {
         !self.is_known() && self.clients.demands_authentication()
     }
 
@@ -92,7 +92,7 @@ impl Client {
 
     /// A reload has given respool a secret: whoever has not authenticated is not its own user any more. What holds a connection as
     /// that user, or waits for one, ends.
-    pub(super) fn become_guest(&mut self) {
+    pub(in crate::client) fn become_guest(&mut self) {
         let is_passed_through = self.clients.thread.settings().auth.mode == AuthMode::Passthrough;
         if !is_passed_through || self.session.state.user.is_some() {
             return;
@@ -113,7 +113,7 @@ impl Client {
     }
 
     /// The client may have become known, or be so no longer: its time to authenticate ends, or begins.
-    pub(super) fn note_known(&self) {
+    pub(in crate::client) fn note_known(&self) {
         self.note_user();
         let unknown = &self.entry.unknown_micros;
         if self.is_known() {
@@ -124,7 +124,7 @@ impl Client {
     }
 
     /// What a request may measure now.
-    pub(super) fn bounds(&mut self) -> Bounds {
+    pub(in crate::client) fn bounds(&mut self) -> Bounds {
         let most = self.clients.thread.settings().limits.max_request;
         self.restrictions.set_locked(self.must_authenticate());
         let unread = self.clients.thread.settings().limits.max_client_buffer;
@@ -141,7 +141,7 @@ impl Client {
     }
 
     /// Where a request goes that has to wait for its client to authenticate: nowhere, but for those that do so.
-    pub(super) fn locked_out(
+    pub(in crate::client) fn locked_out(
         server: ServerVersion,
         request: &Request<'_>,
         routed: Routed,
@@ -157,7 +157,7 @@ impl Client {
         Routed { command, route }
     }
 
-    pub(super) fn auth(&mut self, request: &Request<'_>) {
+    pub(in crate::client) fn auth(&mut self, request: &Request<'_>) {
         let words: Vec<&[u8]> = request.arguments().skip(1).collect();
         let user = match words.as_slice() {
             [password] => Credentials {
@@ -173,7 +173,7 @@ impl Client {
         self.verify(Some(user), None);
     }
 
-    pub(super) fn hello(&mut self, request: &Request<'_>) {
+    pub(in crate::client) fn hello(&mut self, request: &Request<'_>) {
         let words: Vec<&[u8]> = request.arguments().skip(1).collect();
         let mut protocol = self.session.state.protocol;
         let (mut user, mut name) = (None, None);
@@ -233,7 +233,7 @@ impl Client {
         let shown = Shown(shown, hello, under_way);
         match admitted {
             Admitted::Now(attempt) => self.attempt(Some(attempt), shown),
-            Admitted::Refused => self.answer(TOO_MANY),
+            Admitted::Refused => self.answer(TOO_MANY_ATTEMPTS),
             Admitted::Waits(waiting) => {
                 self.note_kept(shown.held_bytes());
                 self.then(async move |client: &mut Self| {
@@ -329,7 +329,11 @@ impl Client {
         self.link = None;
         let (target, upstream) = (self.state_asked(login), Rc::clone(&self.clients.upstream));
         let wait = match login.user {
-            Some(_) => upstream.log_in(&target, self.clients.login_place(login)),
+            Some(_) => upstream.log_in(
+                &target,
+                self.clients
+                    .login_place(login.user.as_ref(), login.attempt.as_ref()),
+            ),
             None => upstream.wait_shared(&target, 1),
         };
         let served = self.served_by(wait, None).await?;
@@ -440,7 +444,7 @@ impl Client {
 
     /// A client whose user's password the server no longer takes is closed behind the server's answer: it cannot be served,
     /// and connecting anew it shows the password that holds now.
-    pub(super) fn end_if_lost(&mut self, reply: &[u8]) {
+    pub(in crate::client) fn end_if_lost(&mut self, reply: &[u8]) {
         if is_wrong_password(reply) {
             self.ending = Some(Disconnect::AuthenticationLost);
         }

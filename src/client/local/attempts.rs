@@ -7,20 +7,15 @@ use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
-use super::clients::Clients;
-use super::login::Login;
 use crate::auth::{
     AttemptBounds, AttemptOutcome, AttemptSource, AttemptTicket, AttemptTurn, AwaitedSecret,
     ConfiguredUsers, LoginAttempts, SecretHash, SecretsListener, ServedSecrets,
 };
+use crate::client::Clients;
 use crate::config::{AuthMode, Settings};
 use crate::schedule::LoginPlace;
 use crate::session::Credentials;
 use crate::telemetry::{Bound, Throttle};
-
-/// What a client gets whose address has more attempts waiting than may wait.
-pub(super) const TOO_MANY: &[u8] =
-    b"-ERR respool: too many failed attempts to authenticate from this address, try again later\r\n";
 
 fn bounds(settings: &Settings) -> AttemptBounds {
     let auth = &settings.auth;
@@ -34,7 +29,7 @@ fn bounds(settings: &Settings) -> AttemptBounds {
 }
 
 /// The attempts of one worker's clients.
-pub(super) struct AttemptQueue {
+pub(in crate::client) struct AttemptQueue {
     attempts: RefCell<LoginAttempts>,
     waiting: RefCell<HashMap<AttemptTicket, TurnAwaited>>,
     /// What the clients of all workers are served by.
@@ -53,14 +48,14 @@ struct TurnAwaited {
 }
 
 /// Whether others are served by what is shown.
-enum Look {
+enum ServedBefore {
     Served,
     /// Nobody is, and it is told when somebody is, where that is for the server to say.
     Unserved(Option<AwaitedSecret>),
 }
 
 impl AttemptQueue {
-    pub(super) fn new(settings: &Settings, served: &Arc<ServedSecrets>) -> Self {
+    pub(in crate::client) fn new(settings: &Settings, served: &Arc<ServedSecrets>) -> Self {
         Self {
             attempts: RefCell::new(LoginAttempts::new(bounds(settings))),
             waiting: RefCell::default(),
@@ -70,13 +65,13 @@ impl AttemptQueue {
         }
     }
 
-    pub(super) fn reload(&self, settings: &Settings) {
+    pub(in crate::client) fn reload(&self, settings: &Settings) {
         self.attempts.borrow_mut().reload(bounds(settings));
     }
 }
 
 /// An attempt that is being looked at, until it is dropped.
-pub(super) struct Attempt {
+pub(in crate::client) struct Attempt {
     clients: Weak<Clients>,
     source: AttemptSource,
     outcome: Cell<AttemptOutcome>,
@@ -84,7 +79,7 @@ pub(super) struct Attempt {
 
 impl Attempt {
     /// How it has ended.
-    pub(super) fn came_to(&self, outcome: AttemptOutcome) {
+    pub(in crate::client) fn came_to(&self, outcome: AttemptOutcome) {
         self.outcome.set(outcome);
     }
 }
@@ -103,7 +98,7 @@ impl Drop for Attempt {
 }
 
 /// An attempt that waits for its turn.
-pub(super) struct WaitingAttempt {
+pub(in crate::client) struct WaitingAttempt {
     clients: Weak<Clients>,
     source: AttemptSource,
     ticket: AttemptTicket,
@@ -112,7 +107,7 @@ pub(super) struct WaitingAttempt {
 
 impl WaitingAttempt {
     /// Waits; `None`: respool is ending.
-    pub(super) async fn turn(mut self) -> Option<Attempt> {
+    pub(in crate::client) async fn turn(mut self) -> Option<Attempt> {
         (&mut self.turn).await.ok()
     }
 }
@@ -129,7 +124,7 @@ impl Drop for WaitingAttempt {
 }
 
 /// What becomes of an attempt.
-pub(super) enum Admitted {
+pub(in crate::client) enum Admitted {
     Now(Attempt),
     Waits(WaitingAttempt),
     Refused,
@@ -137,22 +132,22 @@ pub(super) enum Admitted {
 
 impl Clients {
     /// Looks whether another client, of any worker, is served by what is shown.
-    fn look(&self, shown: &Credentials, hash: impl FnOnce() -> SecretHash) -> Look {
+    fn look(&self, shown: &Credentials, hash: impl FnOnce() -> SecretHash) -> ServedBefore {
         match self.thread.settings().auth.mode {
             AuthMode::Optional | AuthMode::Passthrough => match self.attempts.served.look(hash()) {
-                None => Look::Served,
-                awaited => Look::Unserved(awaited),
+                None => ServedBefore::Served,
+                awaited => ServedBefore::Unserved(awaited),
             },
             // Nothing is asked, so nothing can be guessed.
-            AuthMode::None => Look::Served,
+            AuthMode::None => ServedBefore::Served,
             AuthMode::Proxy => {
                 let users = self.users();
                 let verifies =
                     |users: &ConfiguredUsers| users.verifies(shown.user(), &shown.password);
                 match users.as_deref().is_some_and(verifies) {
-                    true => Look::Served,
+                    true => ServedBefore::Served,
                     // Only a reload makes it right.
-                    false => Look::Unserved(None),
+                    false => ServedBefore::Unserved(None),
                 }
             }
         }
@@ -164,7 +159,7 @@ impl Clients {
     }
 
     /// A client at `peer` shows a user and a password; see [`LoginAttempts::begin`].
-    pub(super) fn begin_attempt(
+    pub(in crate::client) fn begin_attempt(
         self: &Rc<Self>,
         peer: &crate::identity::Peer,
         shown: &Rc<Credentials>,
@@ -175,8 +170,8 @@ impl Clients {
         let hash = self.hash_of(shown);
         let mut awaited = None;
         let is_served = || match self.look(shown, || hash) {
-            Look::Served => true,
-            Look::Unserved(unserved) => {
+            ServedBefore::Served => true,
+            ServedBefore::Unserved(unserved) => {
                 awaited = unserved;
                 false
             }
@@ -223,16 +218,19 @@ impl Clients {
         }
     }
 
-    /// Where one who logs in stands among the others who wait for the server to say whether they may.
-    pub(super) fn login_place(&self, login: &Login) -> LoginPlace {
+    /// Returns where `user`, who has shown a password by `attempt`, stands among the others who wait for the server to say whether they may.
+    pub(super) fn login_place(
+        &self,
+        user: Option<&Rc<Credentials>>,
+        attempt: Option<&Attempt>,
+    ) -> LoginPlace {
         let served = &self.attempts.served;
-        let is_served = |user: &Rc<Credentials>| served.is_served(self.hash_of(user));
-        if login.user.as_ref().is_some_and(is_served) {
+        if user.is_some_and(|user| served.is_served(self.hash_of(user))) {
             return LoginPlace::First;
         }
         let attempts = self.attempts.attempts.borrow();
-        let source = login.attempt.as_ref().map(|attempt| attempt.source);
-        LoginPlace::Behind(source.map_or(0, |source| attempts.before_last(source)))
+        let before = attempt.map_or(0, |attempt| attempts.before_last(attempt.source));
+        LoginPlace::Behind(before)
     }
 
     fn attempt(self: &Rc<Self>, source: AttemptSource) -> Attempt {
@@ -244,7 +242,7 @@ impl Clients {
     }
 
     /// Has those looked at whose turn has come, or who show what others are served by now.
-    pub(super) fn release_attempts(self: &Rc<Self>) {
+    pub(in crate::client) fn release_attempts(self: &Rc<Self>) {
         let now = self.thread.clock.now_micros();
         loop {
             let released = self.released_attempts(now);
@@ -276,8 +274,8 @@ impl Clients {
                 return false;
             };
             match self.look(&waiting.shown, || self.hash_of(&waiting.shown)) {
-                Look::Served => true,
-                Look::Unserved(awaited) => {
+                ServedBefore::Served => true,
+                ServedBefore::Unserved(awaited) => {
                     waiting._awaited = awaited;
                     false
                 }

@@ -4,11 +4,11 @@
 use std::cell::Cell;
 use std::rc::Rc;
 
-use super::clients::{ClientEntry, Clients};
+use crate::client::{ClientEntry, Clients};
 
 /// Where a client stands that shows a user and a password.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) enum LoginState {
+pub(in crate::client) enum LoginState {
     /// It shows nothing now.
     #[default]
     Settled,
@@ -20,12 +20,12 @@ pub(super) enum LoginState {
 
 /// The state of one client's login.
 #[derive(Debug, Default)]
-pub(super) struct LoginCell(Cell<LoginState>);
+pub(in crate::client) struct LoginCell(Cell<LoginState>);
 
 impl LoginCell {
     /// The server takes no more what the client has shown before. True: it is closed now; else, when it shows something that is
     /// not taken either.
-    pub(super) fn is_lost_now(&self) -> bool {
+    pub(in crate::client) fn is_lost_now(&self) -> bool {
         let is_settled = self.0.get() == LoginState::Settled;
         if !is_settled {
             self.0.set(LoginState::LastHope);
@@ -38,7 +38,7 @@ impl LoginCell {
     }
 
     /// What the client has shown is taken.
-    pub(super) fn is_taken(&self) {
+    pub(in crate::client) fn is_taken(&self) {
         self.0.set(LoginState::Settled);
     }
 
@@ -49,14 +49,14 @@ impl LoginCell {
 }
 
 /// A login, until it is dropped: from the moment in which it is shown to the one in which its reply is written.
-pub(super) struct LoginUnderWay {
+pub(in crate::client) struct LoginUnderWay {
     clients: Rc<Clients>,
     entry: Rc<ClientEntry>,
 }
 
 impl LoginUnderWay {
     /// The client shows a user and a password.
-    pub(super) fn begin(clients: &Rc<Clients>, entry: &Rc<ClientEntry>) -> Self {
+    pub(in crate::client) fn begin(clients: &Rc<Clients>, entry: &Rc<ClientEntry>) -> Self {
         entry.login.begin();
         Self {
             clients: Rc::clone(clients),
