@@ -24,6 +24,7 @@ use super::{Client, ClientEntry, ClientMessage, Clients};
 use crate::failover::Node;
 use crate::identity::{ClientFlag, ClientRecord};
 use crate::link::{Forward, Link, SocketEnd, broken_redirection};
+use crate::memory::{HeldBytes, MemoryAccount};
 use crate::outlet::Outlet;
 use crate::resp::ReplyScanner;
 use crate::resp::speak::encode_request;
@@ -74,9 +75,7 @@ pub struct Redirection {
     closing: RefCell<SocketEnd>,
     /// The client whose they are: closed when one of them is lost. `None`: it has left, or has forgotten what it tracked.
     owner: RefCell<Option<(Rc<Outlet>, Arc<ClientRecord>)>>,
-    /// What this turn has brought.
-    pending: RefCell<Vec<u8>>,
-    post: Arc<Post>,
+    gathered: GatheredFrames,
     clients: Weak<Clients>,
 }
 
@@ -97,8 +96,7 @@ impl Redirection {
             lent: Some(pin).into(),
             closing: RefCell::default(),
             owner: Some(owner).into(),
-            pending: RefCell::default(),
-            post: Arc::default(),
+            gathered: GatheredFrames::new(&clients.thread.account),
             clients: Rc::downgrade(clients),
         });
         link.forward_pushes(Box::new(Rc::downgrade(&redirection)));
@@ -154,9 +152,10 @@ impl Redirection {
     /// Tells of what was lost on the way to another worker, and ends it when it leads nowhere and the server does not redirect to it yet.
     /// True: it leads nowhere, and stays until somebody waits for a connection.
     pub(super) fn check(&self, clients: &Clients) -> bool {
-        if self.post.has_lost.swap(false, Ordering::AcqRel) {
+        if self.gathered.post.has_lost.swap(false, Ordering::AcqRel) {
             self.note_loss();
         }
+        self.gathered.count();
         if !self.is_open() || !self.leads_nowhere(clients) {
             return false;
         }
@@ -208,12 +207,12 @@ impl Redirection {
                 }
             }
             let delivered = async {
-                while self.post.bytes.load(Ordering::Acquire) > 0 {
+                while self.gathered.post.bytes.load(Ordering::Acquire) > 0 {
                     tokio::time::sleep(LOOK_EVERY).await;
                 }
             };
             let is_late = tokio::time::timeout(DRAINED_WITHIN, delivered).await;
-            if is_late.is_err() || self.post.has_lost.load(Ordering::Acquire) {
+            if is_late.is_err() || self.gathered.post.has_lost.load(Ordering::Acquire) {
                 self.note_loss();
             }
         });
@@ -289,16 +288,14 @@ impl Redirection {
         if !frame.starts_with(INVALIDATE) {
             return;
         }
-        let is_first = self.pending.borrow().is_empty();
-        self.pending.borrow_mut().extend_from_slice(frame);
-        if is_first {
+        if self.gathered.append(frame) {
             let this = Rc::clone(self);
             tokio::task::spawn_local(async move { this.pass_on() });
         }
     }
 
     fn pass_on(&self) {
-        let frames = self.pending.take();
+        let frames = self.gathered.take();
         let Some(clients) = self.clients.upgrade().filter(|_| !frames.is_empty()) else {
             return;
         };
@@ -309,9 +306,11 @@ impl Redirection {
             return entry.invalidated(&frames);
         }
         let most = clients.thread.settings().limits.max_client_buffer;
-        if let Some(invalidations) = Invalidations::new(self.to, frames, &self.post, most) {
+        if let Some(invalidations) = Invalidations::new(self.to, frames, &self.gathered.post, most)
+        {
             (clients.tell_workers)(ClientMessage::Invalidate(Arc::new(invalidations)));
         }
+        self.gathered.count();
     }
 }
 
@@ -352,6 +351,46 @@ fn all_answered(link: &Link) -> oneshot::Receiver<Vec<u8>> {
 struct Post {
     bytes: AtomicUsize,
     has_lost: AtomicBool,
+}
+
+/// Holds what the server has sent to a redirection in this turn, and counts it with what is on its way from there.
+struct GatheredFrames {
+    frames: RefCell<Vec<u8>>,
+    post: Arc<Post>,
+    held: HeldBytes,
+}
+
+impl GatheredFrames {
+    fn new(account: &Rc<MemoryAccount>) -> Self {
+        Self {
+            frames: RefCell::default(),
+            post: Arc::default(),
+            held: HeldBytes::new(account),
+        }
+    }
+
+    /// Appends a frame. Returns true where it is the first of its turn.
+    fn append(&self, frame: &[u8]) -> bool {
+        let mut frames = self.frames.borrow_mut();
+        let is_first = frames.is_empty();
+        frames.extend_from_slice(frame);
+        drop(frames);
+        self.count();
+        is_first
+    }
+
+    /// Takes out what has been gathered.
+    fn take(&self) -> Vec<u8> {
+        let frames = self.frames.take();
+        self.count();
+        frames
+    }
+
+    /// Sets what is held to what there is now: other workers take what is on its way without a word.
+    fn count(&self) {
+        let under_way = self.post.bytes.load(Ordering::Relaxed);
+        self.held.set(self.frames.borrow().capacity() + under_way);
+    }
 }
 
 /// Invalidations for a client of another worker. One that nobody takes is noted as lost by its drop.
@@ -577,6 +616,7 @@ fn as_messages(frames: &[u8]) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::memory::MemoryRoom;
 
     #[test]
     fn invalidations_become_messages() {
@@ -585,6 +625,26 @@ mod tests {
         let expected = format!("{head}*2\r\n$1\r\na\r\n$1\r\nb\r\n{head}_\r\n");
         assert_eq!(String::from_utf8_lossy(&as_messages(frames)), expected);
         assert_eq!(values(frames).count(), 2, "each is told as broken");
+    }
+
+    #[test]
+    fn what_is_gathered_and_what_is_on_its_way_is_counted() {
+        let account = MemoryAccount::new(Arc::new(MemoryRoom::new(1 << 30, 1)), 0);
+        let gathered = GatheredFrames::new(&account);
+        assert!(gathered.append(&[0; 1000]), "the first of a turn");
+        assert!(!gathered.append(&[0; 1000]), "the second");
+        assert!(account.held() >= 2000, "{}", account.held());
+        let frames = gathered.take();
+        assert_eq!((frames.len(), account.held()), (2000, 0));
+        let under_way = Invalidations::new(1, frames, &gathered.post, 4000).unwrap();
+        gathered.count();
+        assert_eq!(account.held(), 2000, "another worker has not taken it yet");
+        drop(under_way);
+        gathered.count();
+        assert_eq!(account.held(), 0);
+        gathered.append(&[0; 10]);
+        drop(gathered);
+        assert_eq!(account.held(), 0, "it goes with what holds it");
     }
 
     #[test]

@@ -6,7 +6,7 @@
 //! user, in slices.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -99,9 +99,8 @@ impl Clients {
                 UserTold::Gone => self.close_user(&user),
                 UserTold::Rights(rights) => self.hold_against(&user, rights).await,
                 UserTold::Nothing => {
-                    let asking = self.ask_as_user(&user);
-                    // As long as that is under way it is not asked again.
-                    let _ = tokio::time::timeout(limit, asking).await;
+                    // As long as that is under way it is not asked again. Each answer has its own time: the whole takes as long as there are topics.
+                    self.ask_as_user(&user).await;
                 }
             }
         }
@@ -153,8 +152,8 @@ impl Clients {
             let of_user = clients.remove(&Rc::as_ptr(&credentials));
             let of_user = of_user.unwrap_or_default();
             // Whoever has not authenticated is looked after elsewhere.
-            let takes = Rc::clone(&self.upstream).takes(Rc::clone(&credentials));
-            if takes.await == Some(false) {
+            let asking = Rc::clone(&self.upstream).takes(Rc::clone(&credentials));
+            if self.told_in_time(asking).await == Some(false) {
                 self.close_those_without_password(&of_user, &credentials);
             } else {
                 self.ask_about_topics(&credentials, of_user).await;
@@ -201,7 +200,9 @@ impl Clients {
         clients
     }
 
-    /// Has the server look at every topic once that these clients of a user are subscribed to.
+    /// Has the server look at every topic once that these clients of a user are subscribed to. Who has lost one is closed at once, and what
+    /// only such clients are subscribed to is not asked about any more: of a thousand lost topics of one client the server is asked about a
+    /// few.
     async fn ask_about_topics(
         &self,
         credentials: &Rc<Credentials>,
@@ -214,42 +215,76 @@ impl Clients {
         else {
             return;
         };
-        let mut lost: [HashSet<Rc<[u8]>>; PUBSUB_KINDS.len()] = Default::default();
         for kind in PUBSUB_KINDS {
-            let mut topics: HashSet<Rc<[u8]>> = HashSet::new();
-            for one in &subscribers {
-                let subscriptions = self.upstream.subscriptions_of(&one.outlet);
-                topics.extend(subscriptions.some_topics(one.record.id(), kind, usize::MAX));
+            let mut topics: HashMap<Rc<[u8]>, usize> = HashMap::new();
+            for topic in subscribers.iter().flat_map(|one| self.topics_of(one, kind)) {
+                *topics.entry(topic).or_default() += 1;
             }
-            let topics: Vec<Rc<[u8]>> = topics.into_iter().collect();
-            let mut slices: Vec<&[Rc<[u8]>]> = topics.chunks(SLICE).collect();
-            while let Some(slice) = slices.pop() {
+            let all: Vec<Rc<[u8]>> = topics.keys().cloned().collect();
+            let mut slices: Vec<Vec<Rc<[u8]>>> = all.chunks(SLICE).map(<[_]>::to_vec).collect();
+            while let Some(mut slice) = slices.pop() {
+                slice.retain(|topic| topics.contains_key(topic));
+                let Some(topic) = slice.first().cloned() else {
+                    continue;
+                };
                 let upstream = Rc::clone(&self.upstream);
-                let asked = upstream.may_still_subscribe(group, credentials, kind, slice);
-                match (asked.await, slice) {
-                    (Some(false), [topic]) => drop(lost[kind as usize].insert(Rc::clone(topic))),
-                    (Some(false), slice) => {
-                        let (one, other) = slice.split_at(slice.len() / 2);
-                        slices.extend([one, other]);
+                let asking = upstream.may_still_subscribe(group, credentials, kind, &slice);
+                match self.told_in_time(asking).await {
+                    Some(true) => {}
+                    Some(false) if slice.len() == 1 => {
+                        let gone =
+                            self.close_without_topic(credentials, &mut subscribers, kind, &topic);
+                        for topic in gone.iter().flat_map(|one| self.topics_of(one, kind)) {
+                            if let Some(others) = topics.get_mut(&topic) {
+                                // It may have subscribed to something since they were counted.
+                                *others = others.saturating_sub(1);
+                            }
+                        }
+                        topics.retain(|_, others| *others > 0);
+                        topics.remove(&topic);
                     }
-                    (Some(true), _) => {}
-                    (None, _) => return,
+                    Some(false) => {
+                        let other = slice.split_off(slice.len() / 2);
+                        slices.extend([slice, other]);
+                    }
+                    None => return,
                 }
             }
         }
-        if lost.iter().all(HashSet::is_empty) {
-            return;
-        }
-        for one in subscribers {
+    }
+
+    /// Returns what the server says within the time that it has for a reply; `None`: nothing, and it is asked again in its turn.
+    async fn told_in_time(&self, asking: impl Future<Output = Option<bool>>) -> Option<bool> {
+        let limit = self.thread.settings().upstream.reply_timeout;
+        tokio::time::timeout(limit, asking).await.ok().flatten()
+    }
+
+    /// Returns what a client is subscribed to.
+    fn topics_of(&self, one: &ClientEntry, kind: TopicKind) -> Vec<Rc<[u8]>> {
+        let subscriptions = self.upstream.subscriptions_of(&one.outlet);
+        subscriptions.some_topics(one.record.id(), kind, usize::MAX)
+    }
+
+    /// Takes out of `subscribers` those who have this topic, and closes those of them who are the user's still: since the server was asked they
+    /// may have become another's.
+    fn close_without_topic(
+        &self,
+        credentials: &Rc<Credentials>,
+        subscribers: &mut Vec<Rc<ClientEntry>>,
+        kind: TopicKind,
+        lost: &[u8],
+    ) -> Vec<Rc<ClientEntry>> {
+        let (gone, stay) = std::mem::take(subscribers).into_iter().partition(|one| {
             let subscriptions = self.upstream.subscriptions_of(&one.outlet);
-            let is_lost = |kind: TopicKind, topic: &[u8]| lost[kind as usize].contains(topic);
-            // Since the server was asked it may have become another user's.
-            if one.is_user(|user| Rc::ptr_eq(user, credentials))
-                && subscriptions.has_topic(one.record.id(), is_lost)
-            {
-                self.close(&one, Lost::Channel);
+            subscriptions.is_subscribed(one.record.id(), kind, lost)
+        });
+        *subscribers = stay;
+        for one in &gone {
+            if one.is_user(|user| Rc::ptr_eq(user, credentials)) {
+                self.close(one, Lost::Channel);
             }
         }
+        gone
     }
 
     fn entries_of(&self, is_theirs: impl Fn(&Rc<Credentials>) -> bool) -> Vec<Rc<ClientEntry>> {

@@ -96,6 +96,12 @@ impl<T: Clone> TopicFanout<T> {
             .collect()
     }
 
+    /// Tells whether a client is subscribed to this.
+    pub fn is_subscribed(&self, subscriber: SubscriberId, kind: TopicKind, topic: &[u8]) -> bool {
+        let subscriptions = self.subscribers.get(&subscriber);
+        subscriptions.is_some_and(|those| those.sets[kind as usize].contains(topic))
+    }
+
     /// Tells whether a client is subscribed to something that is so.
     pub fn has_topic(
         &self,

@@ -127,6 +127,38 @@ fn subscribers_that_lose_a_channel_end_and_others_of_the_user_do_not() {
     }
 }
 
+#[test]
+fn who_loses_a_thousand_channels_ends_after_a_few_questions() {
+    let redis = with_users("-acl");
+    let respool = passed_through(&redis);
+    let mut stays = doing(respool.client(), "ann", &["SUBSCRIBE", "c"]);
+    let mut many = respool.client();
+    assert_eq!(many.cmd(&["AUTH", "ann", "pw"]), Value::ok());
+    let names: Vec<String> = (0..1000).map(|number| format!("many-{number}")).collect();
+    let words = std::iter::once("SUBSCRIBE").chain(names.iter().map(String::as_str));
+    many.send(encode(&words.collect::<Vec<_>>()));
+    for _ in &names {
+        many.reply();
+    }
+    redis.set_user("ann", &["resetchannels", "&c"]);
+    assert_ends(&mut many, "-acl");
+    let refused = refused_subscriptions(&redis);
+    assert!((1..100).contains(&refused), "{refused} questions refused");
+    redis.cmd(&["PUBLISH", "c", "m"]);
+    assert_eq!(stays.reply(), message("c", "m"));
+}
+
+/// Tells how many subscriptions the server has refused.
+fn refused_subscriptions(redis: &Redis) -> usize {
+    let text = redis.cmd(&["INFO", "commandstats"]).text();
+    let line = text
+        .lines()
+        .find(|line| line.starts_with("cmdstat_subscribe:"));
+    let field = line.and_then(|line| line.split("rejected_calls=").nth(1));
+    let number = field.and_then(|rest| rest.split(',').next()?.parse().ok());
+    number.expect("the server counts what it refuses")
+}
+
 /// Tells how often the server was asked about a user.
 fn lookups(redis: &Redis) -> usize {
     let text = redis.cmd(&["INFO", "commandstats"]).text();

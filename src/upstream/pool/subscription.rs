@@ -229,6 +229,11 @@ impl Subscriptions {
         self.fanout.borrow().some_topics(subscriber, kind, most)
     }
 
+    /// Tells whether a client is subscribed to this.
+    pub fn is_subscribed(&self, subscriber: SubscriberId, kind: TopicKind, topic: &[u8]) -> bool {
+        self.fanout.borrow().is_subscribed(subscriber, kind, topic)
+    }
+
     /// Tells whether a client is subscribed to something that is so.
     pub fn has_topic(
         &self,
