@@ -19,7 +19,7 @@ use tokio::sync::{mpsc, oneshot};
 use process_memory::ProcessMemory;
 
 use crate::admission::{Admission, ClientPermit, HandshakePermit, HoldPermit};
-use crate::client::{ClientMessage, Clients, TellWorkers};
+use crate::client::{ClientMessage, Clients, ClientsMessage, TellWorkers};
 use crate::identity::{ClientRegistry, Identity, Peer};
 use crate::telemetry::WorkerCounters;
 use crate::thread::{Process, Thread};
@@ -43,8 +43,10 @@ pub enum WorkerMessage {
     Rejected(Box<Rejected>),
     /// It accepts clients, by a task that runs until respool drains.
     Listen(Listening),
-    /// It does something to a client, if that is its own.
+    /// It does something to a client of its own.
     Client(ClientMessage),
+    /// It does something to those clients that are its own.
+    Clients(ClientsMessage),
     /// The process goes by other settings: it tells when it does, too.
     Reload(oneshot::Sender<()>),
     /// Clients are admitted by other settings: it has each move to where they put it, and tells when they know.
@@ -319,6 +321,7 @@ fn take(clients: &Rc<Clients>, message: WorkerMessage) {
             tokio::task::spawn_local(arrival::reject(Rc::clone(clients), *rejected));
         }
         WorkerMessage::Client(message) => clients.run(message),
+        WorkerMessage::Clients(message) => clients.run_for_all(message),
         WorkerMessage::Reload(done) => {
             clients.reload();
             let _ = done.send(());

@@ -332,6 +332,7 @@ fn evict_idle_asks_for_room_only_where_room_would_help() {
             identity,
             laddr,
             fd: -1,
+            worker: 0,
             group,
             now_ms: 0,
         })

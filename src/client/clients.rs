@@ -4,6 +4,8 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
+use tokio::sync::oneshot;
+
 use super::closes::CloseLog;
 use super::eviction::Evictor;
 use super::local::attempts::AttemptQueue;
@@ -11,7 +13,7 @@ use super::local::changing_user::LoginCell;
 use super::room::Room;
 use super::spares::SpareBuffers;
 use super::user_watch::UserWatch;
-use super::{AnswerCell, ClientEntry, ClientMessage, Clients, TellWorkers};
+use super::{ClientEntry, ClientMessage, Clients, ClientsMessage, TellWorkers};
 use crate::admission::Admission;
 use crate::auth::ConfiguredUsers;
 use crate::command::DenySet;
@@ -167,10 +169,38 @@ impl Clients {
         self.deny.borrow().get(group)?.clone()
     }
 
+    /// Tells the worker of the client with this number, where it is there still.
+    pub(super) fn tell_worker_of(&self, id: u64, message: ClientMessage) {
+        if let Some(record) = self.registry.find(id) {
+            self.tell_workers.tell(record.worker(), message);
+        }
+    }
+
     /// Does what a message asks for, if its client is one of this worker's.
     pub fn run(self: &Rc<Self>, message: ClientMessage) {
         match message {
-            ClientMessage::Kill(ids, notice) => {
+            ClientMessage::Evict(id, answer) => {
+                let entries = self.entries.borrow();
+                let Some(entry) = entries.get(&id) else {
+                    return;
+                };
+                let is_free = entry.is_idle()
+                    && !entry.record.has(ClientFlag::Pinned)
+                    && !entry.record.has(ClientFlag::Pubsub);
+                if is_free && !entry.outlet.is_closed() {
+                    *entry.evicting.borrow_mut() = Some(answer);
+                    entry.outlet.close(Disconnect::Evicted);
+                }
+            }
+            ClientMessage::Invalidate(invalidations) => invalidations.deliver(self),
+            ClientMessage::Unblock(id, with_error, answer) => self.unblock(id, with_error, answer),
+        }
+    }
+
+    /// Does what a message to all workers asks for, to those clients that are this worker's.
+    pub fn run_for_all(&self, message: ClientsMessage) {
+        match message {
+            ClientsMessage::Kill(ids, notice) => {
                 let entries = self.entries.borrow();
                 for entry in ids.iter().filter_map(|id| entries.get(id)) {
                     entry
@@ -180,30 +210,14 @@ impl Clients {
                     entry.outlet.close(Disconnect::Killed);
                 }
             }
-            ClientMessage::Evict(id, answer) => {
-                let entries = self.entries.borrow();
-                let Some(entry) = entries.get(&id) else {
-                    return;
-                };
-                let answer = answer.lock().ok().and_then(|mut answer| answer.take());
-                let is_free = entry.is_idle()
-                    && !entry.record.has(ClientFlag::Pinned)
-                    && !entry.record.has(ClientFlag::Pubsub);
-                if is_free && !entry.outlet.is_closed() {
-                    *entry.evicting.borrow_mut() = answer;
-                    entry.outlet.close(Disconnect::Evicted);
-                }
-            }
-            ClientMessage::Close(ids, why) => {
+            ClientsMessage::Close(ids, why) => {
                 let entries = self.entries.borrow();
                 for entry in ids.iter().filter_map(|id| entries.get(id)) {
                     entry.outlet.close(why);
                 }
             }
-            ClientMessage::Shed => self.shed(),
-            ClientMessage::Announce(message) => self.upstream.announced(&message),
-            ClientMessage::Invalidate(invalidations) => invalidations.deliver(self),
-            ClientMessage::Unblock(id, with_error, answer) => self.unblock(id, with_error, &answer),
+            ClientsMessage::Shed => self.shed(),
+            ClientsMessage::Announce(message) => self.upstream.announced(&message),
         }
     }
 
@@ -241,16 +255,13 @@ impl Clients {
     }
 
     /// Asks the server to unblock a client of this worker, whose connection is kept from being lent on meanwhile.
-    fn unblock(self: &Rc<Self>, id: u64, with_error: bool, answer: &AnswerCell) {
+    fn unblock(self: &Rc<Self>, id: u64, with_error: bool, answer: oneshot::Sender<bool>) {
         let (waiter, link) = match self.entries.borrow().get(&id) {
             None => return,
             Some(entry) => (
                 entry.blocked.borrow().clone(),
                 entry.pinned.borrow().clone(),
             ),
-        };
-        let Some(answer) = answer.lock().ok().and_then(|mut answer| answer.take()) else {
-            return;
         };
         if let Some(waiter) = waiter {
             let mode = match with_error {

@@ -1,6 +1,6 @@
 //! Making room in a full group: `at_limit = "evict-idle"`.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
@@ -39,11 +39,9 @@ impl Evictor {
         for candidate in self.candidates(refusal, now_ms, own) {
             let (gone, told) = oneshot::channel();
             let idle_ms = candidate.idle_ms(now_ms);
-            (self.tell_workers)(ClientMessage::Evict(
-                candidate.id(),
-                Arc::new(Mutex::new(Some(gone))),
-            ));
-            // Dropped unanswered by the client that went, or at once by workers that do not close it.
+            let eviction = ClientMessage::Evict(candidate.id(), gone);
+            self.tell_workers.tell(candidate.worker(), eviction);
+            // Dropped unanswered by the client that went, or at once by the worker that does not close it.
             let _ = tokio::time::timeout(GONE_WITHIN, told).await;
             if self.registry.find(candidate.id()).is_none() {
                 self.tell(refusal, &candidate.identity(), newcomer, idle_ms);

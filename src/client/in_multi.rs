@@ -11,7 +11,7 @@ use super::redirection::RedirectionNames;
 use super::refusals::{NOT_IN_MULTI, TOO_MANY_OWN};
 use super::subscribed::corrected;
 use super::tracking::renamed;
-use super::{Client, ClientMessage, Clients, KillNotice, Next, Wait};
+use super::{Client, ClientMessage, Clients, ClientsMessage, KillNotice, Next, Wait};
 use crate::command::{ClientSub, CommandId, Delays, Local, NamedCommand, PinReason, identify};
 use crate::exchange::{Executing, RequestKind, Show};
 use crate::fanout;
@@ -142,10 +142,8 @@ impl OwnRunner {
                     if !kill.others.is_empty() {
                         self.killed.borrow_mut().extend(&kill.others);
                         let notice = Arc::new(KillNotice(tell));
-                        (self.clients.tell_workers)(ClientMessage::Kill(
-                            kill.others.into(),
-                            notice,
-                        ));
+                        let message = ClientsMessage::Kill(kill.others.into(), notice);
+                        self.clients.tell_workers.tell_all(&message);
                     }
                     if kill.itself {
                         let mut shown = self.effects.shown.get();
@@ -172,8 +170,8 @@ impl OwnRunner {
             Ok((id, with_error)) => {
                 self.unblocked.borrow_mut().push(id);
                 let (tell, _) = tokio::sync::oneshot::channel();
-                let answer = Arc::new(std::sync::Mutex::new(Some(tell)));
-                (self.clients.tell_workers)(ClientMessage::Unblock(id, with_error, answer));
+                let message = ClientMessage::Unblock(id, with_error, tell);
+                self.clients.tell_worker_of(id, message);
                 crate::resp::speak::integer(1)
             }
         }

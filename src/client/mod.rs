@@ -242,22 +242,27 @@ pub struct Clients {
 }
 
 /// Asks the worker that has a client to do something to it.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub enum ClientMessage {
+    /// It closes a client that is idle and free of state (`at_limit = "evict-idle"`). The sender is dropped when that is gone, or stays.
+    Evict(u64, oneshot::Sender<bool>),
+    /// It hands invalidations to one of its clients.
+    Invalidate(Invalidations),
+    /// It unblocks a client, with an error (true) or as if the time had passed, and says whether it was blocked.
+    Unblock(u64, bool, oneshot::Sender<bool>),
+}
+
+/// Asks every worker to do something about those of its clients that are meant.
+#[derive(Debug, Clone)]
+pub enum ClientsMessage {
     /// It kills these clients (CLIENT KILL). The notice is dropped when all of them are gone.
     Kill(Arc<[u64]>, Arc<KillNotice>),
-    /// It closes a client that is idle and free of state (`at_limit = "evict-idle"`). The answer is dropped when that is gone.
-    Evict(u64, AnswerCell),
-    /// It hands invalidations to one of its clients.
-    Invalidate(Arc<Invalidations>),
     /// It closes clients for a reason of respool's own.
     Close(Arc<[u64]>, Disconnect),
     /// It tells of a large message that is about to be sent.
     Announce(Arc<Announcement>),
     /// It tells that there is no room: who holds the most goes.
     Shed,
-    /// It unblocks a client, with an error (true) or as if the time had passed.
-    Unblock(u64, bool, AnswerCell),
 }
 
 /// Is held by each client that is being killed until that is gone: whoever killed them learns of the last.
@@ -266,11 +271,17 @@ pub struct KillNotice(
     #[expect(dead_code, reason = "its drop is what tells")] pub oneshot::Sender<()>,
 );
 
-/// Takes the answer of the worker that has the client; the others let go of it.
-pub type AnswerCell = Arc<std::sync::Mutex<Option<oneshot::Sender<bool>>>>;
+/// Reaches the workers from any thread. A worker that is too far behind is not told.
+pub trait WorkerMailboxes: Send + Sync {
+    /// Tells one worker, that of the client which is meant.
+    fn tell(&self, worker: usize, message: ClientMessage);
 
-/// Sends a message to every worker.
-pub type TellWorkers = Arc<dyn Fn(ClientMessage) + Send + Sync>;
+    /// Tells every worker.
+    fn tell_all(&self, message: &ClientsMessage);
+}
+
+/// Is how all who have something to tell workers share their mailboxes.
+pub type TellWorkers = Arc<dyn WorkerMailboxes>;
 
 /// Holds what a worker knows of one of its clients.
 pub struct ClientEntry {

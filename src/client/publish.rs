@@ -14,7 +14,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use super::story::{Awaited, SlowRequest, Told};
-use super::{Client, ClientMessage, TellWorkers};
+use super::{Client, ClientsMessage, TellWorkers};
 use crate::command::{CommandId, spec};
 use crate::fanout::TopicKind;
 use crate::thread::Thread;
@@ -97,7 +97,8 @@ impl Workers {
             weighed,
             _done,
         };
-        (self.tell_workers)(ClientMessage::Announce(Arc::new(announcement)));
+        let message = ClientsMessage::Announce(Arc::new(announcement));
+        self.tell_workers.tell_all(&message);
         // A server that does not answer meanwhile may have lost the connection in question anyhow.
         let _ = self.thread.within(self.limit, told).await;
     }

@@ -308,7 +308,7 @@ impl Redirection {
         let most = clients.thread.settings().limits.max_client_buffer;
         if let Some(invalidations) = Invalidations::new(self.to, frames, &self.gathered.post, most)
         {
-            (clients.tell_workers)(ClientMessage::Invalidate(Arc::new(invalidations)));
+            clients.tell_worker_of(self.to, ClientMessage::Invalidate(invalidations));
         }
         self.gathered.count();
     }

@@ -63,7 +63,7 @@ impl Clients {
             memory.set_largest(self.thread.index, holder.bytes);
             if !is_urgent && !memory.is_largest(self.thread.index, holder.bytes) {
                 self.room.has_told.set(true);
-                return (self.tell_workers)(super::ClientMessage::Shed);
+                return self.tell_workers.tell_all(&super::ClientsMessage::Shed);
             }
             let entry = &entries[&holder.id];
             entry.outlet.shed();

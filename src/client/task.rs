@@ -55,6 +55,7 @@ impl Client {
             identity,
             laddr,
             fd,
+            worker: clients.thread.index,
             group,
             now_ms,
         });

@@ -118,6 +118,8 @@ pub struct ClientArrival {
     pub laddr: Peer,
     /// The number of its socket in the process, or -1.
     pub fd: i32,
+    /// The index of the worker that has it.
+    pub worker: usize,
     /// The index of its group.
     pub group: u32,
     /// The present, in milliseconds of the caller's clock.
@@ -133,6 +135,7 @@ pub struct ClientRecord {
     listener: Arc<str>,
     certificate: Box<str>,
     fd: i32,
+    worker: u32,
     created_ms: u64,
     /// Tells when its last request arrived, in milliseconds of the caller's clock.
     pub last_active_ms: Figure64,
@@ -177,6 +180,7 @@ impl ClientRecord {
             listener: arrival.identity.listener,
             certificate: arrival.identity.certificate,
             fd: arrival.fd,
+            worker: arrival.worker as u32,
             created_ms: arrival.now_ms,
             last_active_ms: Figure64::default(),
             commands: Figure64::default(),
@@ -225,6 +229,11 @@ impl ClientRecord {
     /// Returns the number of its socket in the process, -1 when there is none.
     pub fn fd(&self) -> i32 {
         self.fd
+    }
+
+    /// Returns the index of the worker that has it: what is for the client goes to that thread alone.
+    pub fn worker(&self) -> usize {
+        self.worker as usize
     }
 
     /// Tells when it connected, in milliseconds of the caller's clock.

@@ -15,6 +15,7 @@ fn arrival(port: u16) -> ClientArrival {
         identity: Identity::new(tcp(port), Arc::from("127.0.0.1:7791")),
         laddr: tcp(7791),
         fd: 9,
+        worker: 0,
         group: 3,
         now_ms: 1_000_000,
     }

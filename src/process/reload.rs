@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::accept::ClientIntake;
 use super::listeners::ListenerChanges;
 use crate::admission::Admission;
-use crate::client::ClientMessage;
+use crate::client::ClientsMessage;
 use crate::config::{self, AuthMode, ServerLogin, Settings, UpstreamSettings, UpstreamTls};
 use crate::identity::{ClientRecord, ClientRegistry};
 use crate::login::OwnLogin;
@@ -315,10 +315,10 @@ impl Reloader {
         if closed.is_empty() {
             return;
         }
-        let message = ClientMessage::Close(closed.into(), Disconnect::OverCap);
+        let message = ClientsMessage::Close(closed.into(), Disconnect::OverCap);
         for worker in &self.workers {
             // Not as other messages are sent, which a worker that is far behind does not get.
-            let _ = worker.send(WorkerMessage::Client(message.clone())).await;
+            let _ = worker.send(WorkerMessage::Clients(message.clone())).await;
         }
     }
 }

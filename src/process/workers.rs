@@ -12,7 +12,7 @@ use super::accept::ClientIntake;
 use crate::admin::StatusView;
 use crate::admission::Admission;
 use crate::budget::SocketBudget;
-use crate::client::{ClientMessage, TellWorkers};
+use crate::client::{ClientMessage, ClientsMessage, WorkerMailboxes};
 use crate::command::PinReason;
 use crate::config::Settings;
 use crate::identity::ClientRegistry;
@@ -108,7 +108,11 @@ pub(super) fn start_workers(
             Box::new(move || drop(sender.try_send(WorkerMessage::Reclaim))),
         );
     }
-    let tell_workers = tell_workers(senders);
+    let tell_workers = Arc::new(Mailboxes {
+        senders,
+        start: Instant::now(),
+        line: Mutex::default(),
+    });
     let charge = Charge {
         process: Arc::clone(&process),
         admission,
@@ -163,24 +167,38 @@ fn start_each(
     mailboxes.into_iter().enumerate().map(start).collect()
 }
 
-/// Tells every worker; the one that has the client acts.
-fn tell_workers(senders: Vec<mpsc::Sender<WorkerMessage>>) -> TellWorkers {
-    let (start, line) = (Instant::now(), Mutex::new(Throttle::default()));
-    Arc::new(move |message: ClientMessage| {
-        for sender in &senders {
-            if sender
-                .try_send(WorkerMessage::Client(message.clone()))
-                .is_ok()
-            {
-                continue;
-            }
-            let line = line.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(unwritten) = line.write(start.elapsed().as_micros() as u64) {
-                tracing::warn!(
-                    unwritten,
-                    "a worker is too far behind to be told of a CLIENT KILL, UNBLOCK or eviction"
-                );
-            }
+/// Tells workers by their mailboxes, and logs which it could not tell.
+struct Mailboxes {
+    senders: Vec<mpsc::Sender<WorkerMessage>>,
+    start: Instant,
+    line: Mutex<Throttle>,
+}
+
+impl Mailboxes {
+    fn send(&self, sender: &mpsc::Sender<WorkerMessage>, message: WorkerMessage) {
+        if sender.try_send(message).is_ok() {
+            return;
         }
-    })
+        let line = self.line.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(unwritten) = line.write(self.start.elapsed().as_micros() as u64) {
+            tracing::warn!(
+                unwritten,
+                "a worker is too far behind to be told of a CLIENT KILL, UNBLOCK or eviction"
+            );
+        }
+    }
+}
+
+impl WorkerMailboxes for Mailboxes {
+    fn tell(&self, worker: usize, message: ClientMessage) {
+        if let Some(sender) = self.senders.get(worker) {
+            self.send(sender, WorkerMessage::Client(message));
+        }
+    }
+
+    fn tell_all(&self, message: &ClientsMessage) {
+        for sender in &self.senders {
+            self.send(sender, WorkerMessage::Clients(message.clone()));
+        }
+    }
 }

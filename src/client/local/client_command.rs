@@ -1,13 +1,13 @@
 //! CLIENT, speaking of respool's own clients in Redis' own format.
 
 use std::rc::Rc;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::client_name;
 use crate::client::searches::LINE_PRICE;
 use crate::client::story::Awaited;
-use crate::client::{Client, ClientMessage, Clients, KillNotice};
+use crate::client::{Client, ClientMessage, Clients, ClientsMessage, KillNotice};
 use crate::command::{COUNT, ClientSub, same_word, spec};
 use crate::identity::{ClientFlag, ClientRecord, KillFilter, ListFilter, client_line};
 use crate::resp::speak::{OK, bulk, error, integer};
@@ -145,10 +145,9 @@ impl Client {
         let (tell, gone) = tokio::sync::oneshot::channel();
         let waits = !kill.others.is_empty() && !kill.itself;
         if !kill.others.is_empty() {
-            (self.clients.tell_workers)(ClientMessage::Kill(
-                kill.others.into(),
-                Arc::new(KillNotice(tell)),
-            ));
+            let notice = Arc::new(KillNotice(tell));
+            let message = ClientsMessage::Kill(kill.others.into(), notice);
+            self.clients.tell_workers.tell_all(&message);
         }
         let reply = kill.reply;
         if waits {
@@ -185,11 +184,8 @@ impl Client {
             Err(reply) => return self.answer(&reply),
         };
         let (tell, told) = tokio::sync::oneshot::channel();
-        (self.clients.tell_workers)(ClientMessage::Unblock(
-            id,
-            with_error,
-            Arc::new(Mutex::new(Some(tell))),
-        ));
+        let message = ClientMessage::Unblock(id, with_error, tell);
+        self.clients.tell_worker_of(id, message);
         self.then(async move |client: &mut Self| {
             // Nobody answers when it was not blocked any more.
             let told = client.meanwhile(told, Awaited::Server).await?;
