@@ -71,10 +71,12 @@ pub mod checked {
     pub use crate::exchange::tests::course::check as check_exchange;
     #[cfg(fuzzing)]
     pub use crate::fanout::model::check as check_fanout;
-    pub use crate::fences::{Before, Fence, Found, Search, Searched, ends_transaction};
+    pub use crate::fences::{
+        Before, Fence, FenceSearch, FenceVerdict, SearchOutcome, ends_transaction,
+    };
     pub use crate::resp::{
-        Advance, Bounds, MAX_LINE, ReplyScanner, Request, RequestScanner, RequestViolation, Scan,
-        split_inline,
+        Bounds, MAX_LINE, ReplyScanner, Request, RequestScanner, RequestViolation, Scan,
+        ScanProgress, split_inline,
     };
     #[cfg(fuzzing)]
     pub use crate::waits::tests::course::check as check_waits;

@@ -20,10 +20,10 @@ use process_memory::ProcessMemory;
 
 use crate::admission::{Admission, ClientPermit, HandshakePermit, HoldPermit};
 use crate::client::{ClientMessage, Clients, ClientsMessage, TellWorkers};
-use crate::identity::{ClientRegistry, Identity, Peer};
+use crate::identity::{ClientRegistry, Identity, PeerAddress};
 use crate::telemetry::WorkerCounters;
 use crate::thread::{Process, Thread};
-use crate::transport::Accepted;
+use crate::transport::AcceptedClient;
 use crate::upstream::Upstream;
 
 /// A worker may be behind with so many messages before whoever sends them waits.
@@ -40,9 +40,9 @@ pub enum WorkerMessage {
     /// It serves this client.
     Arrived(Box<Newcomer>),
     /// It holds this rejected socket.
-    Rejected(Box<Rejected>),
+    Rejected(Box<RejectedClient>),
     /// It accepts clients, by a task that runs until respool drains.
-    Listen(Listening),
+    Listen(StartListening),
     /// It does something to a client of its own.
     Client(ClientMessage),
     /// It does something to those clients that are its own.
@@ -59,13 +59,13 @@ pub enum WorkerMessage {
     Stop,
     /// It fails, as a test asks.
     #[cfg(debug_assertions)]
-    Fault(Fault),
+    Fault(WorkerFault),
 }
 
 /// Says what a test has a worker do.
 #[cfg(debug_assertions)]
 #[derive(Debug, Clone, Copy)]
-pub enum Fault {
+pub enum WorkerFault {
     /// The worker's own thread panics.
     Panic,
     /// A task panics that the worker needs.
@@ -75,7 +75,7 @@ pub enum Fault {
 }
 
 #[cfg(debug_assertions)]
-impl Fault {
+impl WorkerFault {
     fn happen(self, clients: &Clients) {
         match self {
             Self::TaskPanic => clients.thread.keep("does what a test asks", async {
@@ -93,7 +93,7 @@ impl Fault {
 }
 
 /// Starts accepting on the worker it is sent to.
-pub type Listening = Box<dyn FnOnce() -> Pin<Box<dyn Future<Output = ()>>> + Send>;
+pub type StartListening = Box<dyn FnOnce() -> Pin<Box<dyn Future<Output = ()>>> + Send>;
 
 /// Says which place a client has when it is handed over.
 #[derive(Debug)]
@@ -106,18 +106,18 @@ pub enum NewcomerPlace {
 
 /// Holds a client on its way to its worker.
 pub struct Newcomer {
-    pub socket: Accepted,
+    pub socket: AcceptedClient,
     pub place: NewcomerPlace,
     pub identity: Identity,
     /// It has connected to this address.
-    pub laddr: Peer,
+    pub laddr: PeerAddress,
     /// Counts it among its worker's clients.
     pub counted: CountedClient,
 }
 
 /// Holds a rejected socket on its way to the worker that keeps it open.
-pub struct Rejected {
-    pub socket: Accepted,
+pub struct RejectedClient {
+    pub socket: AcceptedClient,
     /// Each of its commands is answered with this.
     pub text: Vec<u8>,
     /// Gives the right to hold it.
@@ -144,7 +144,7 @@ impl Drop for CountedClient {
 
 /// Holds what every worker is given.
 #[derive(Clone)]
-pub struct Charge {
+pub struct WorkerEquipment {
     /// The workers share this.
     pub process: Arc<Process>,
     /// Decides who may come.
@@ -179,7 +179,7 @@ impl Worker {
     pub fn start(
         index: usize,
         shared: usize,
-        charge: Charge,
+        charge: WorkerEquipment,
         counters: Arc<WorkerCounters>,
         (mailbox, messages): (mpsc::Sender<WorkerMessage>, mpsc::Receiver<WorkerMessage>),
     ) -> io::Result<Self> {
@@ -251,7 +251,7 @@ impl Worker {
 async fn serve(
     index: usize,
     shared: usize,
-    charge: Charge,
+    charge: WorkerEquipment,
     counters: Arc<WorkerCounters>,
     mut messages: mpsc::Receiver<WorkerMessage>,
 ) {

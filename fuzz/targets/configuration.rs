@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use respool::config::{self, Machine, UnixSeconds};
+use respool::config::{self, MachineResources, UnixSeconds};
 
 const FRAGMENTS: &[&[u8]] = &[
     b"\n",
@@ -42,7 +42,7 @@ const FRAGMENTS: &[&[u8]] = &[
 pub(crate) fn check(data: &[u8]) {
     let bytes = with_keys(super::assemble(data, FRAGMENTS));
     let text = String::from_utf8_lossy(&bytes);
-    let machine = Machine {
+    let machine = MachineResources {
         cores: 2,
         file_descriptors: 20_000,
         memory: 1 << 30,

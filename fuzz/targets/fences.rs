@@ -1,7 +1,8 @@
 //! Who is due what a server sends: a reply in whose text somebody else's client has written frames hands nobody else any of them.
 
 use respool::checked::{
-    Advance, Before, Fence, Found, ReplyScanner, Search, Searched, ends_transaction,
+    Before, Fence, FenceSearch, FenceVerdict, ReplyScanner, ScanProgress, SearchOutcome,
+    ends_transaction,
 };
 
 const FRAGMENTS: &[&[u8]] = &[
@@ -62,7 +63,7 @@ fn nothing_but_its_number_answers_a_fence(reply: &[u8]) {
     let fence = Fence::new(NUMBER);
     let answer = format!("$16\r\n{NUMBER:016x}\r\n");
     let sent = [reply, answer.as_bytes()].concat();
-    let Ok(Advance {
+    let Ok(ScanProgress {
         used,
         complete: true,
     }) = ReplyScanner::default().advance(&sent)
@@ -75,9 +76,9 @@ fn nothing_but_its_number_answers_a_fence(reply: &[u8]) {
     for end in 1..=behind.len() {
         let is_answer = answer.as_bytes().starts_with(&behind[..end]);
         match fence.judge(&behind[..end], before) {
-            Found::Answer(length) => assert_eq!(&behind[..length], answer.as_bytes()),
-            Found::Start => assert!(is_answer || before == Before::Plain),
-            Found::Refusal(length) => {
+            FenceVerdict::Answer(length) => assert_eq!(&behind[..length], answer.as_bytes()),
+            FenceVerdict::Start => assert!(is_answer || before == Before::Plain),
+            FenceVerdict::Refusal(length) => {
                 let is_line = behind[0] == b'-' && behind[..length].ends_with(b"\r\n");
                 assert!(
                     is_line && before == Before::Plain,
@@ -85,12 +86,12 @@ fn nothing_but_its_number_answers_a_fence(reply: &[u8]) {
                     sent.escape_ascii()
                 );
             }
-            Found::Doubt => assert!(!is_answer, "{}", sent.escape_ascii()),
+            FenceVerdict::Doubt => assert!(!is_answer, "{}", sent.escape_ascii()),
         }
     }
     if used == reply.len() {
         let found = fence.judge(behind, before);
-        assert_eq!(found, Found::Answer(answer.len()));
+        assert_eq!(found, FenceVerdict::Answer(answer.len()));
     }
 }
 
@@ -104,21 +105,21 @@ fn what_a_script_has_written_ends_at_the_number(text: &[u8]) {
     let text = [text, b" script: f\r\n"].concat();
     for (behind, is_answered) in [(&answered, true), (&refused, false)] {
         let sent = [&text, behind.as_bytes()].concat();
-        let mut search = Search::new(Fence::new(NUMBER), Fence::new(LAST), 0);
+        let mut search = FenceSearch::new(Fence::new(NUMBER), Fence::new(LAST), 0);
         let mut at = 0;
         for piece in sent.chunks(11) {
             match search.take(piece, 0) {
-                Searched::Goes => at += piece.len(),
-                Searched::Answered { used } => {
+                SearchOutcome::Goes => at += piece.len(),
+                SearchOutcome::Answered { used } => {
                     assert!(is_answered, "{}", sent.escape_ascii());
                     assert_eq!(&sent[at + used..], last.as_bytes());
                     break;
                 }
-                Searched::Lost { .. } => {
+                SearchOutcome::Lost { .. } => {
                     assert!(!is_answered, "{}", sent.escape_ascii());
                     break;
                 }
-                Searched::Refused { .. } => panic!("{}", sent.escape_ascii()),
+                SearchOutcome::Refused { .. } => panic!("{}", sent.escape_ascii()),
             }
         }
         assert!(at < sent.len(), "it is told: {}", sent.escape_ascii());

@@ -2,7 +2,7 @@
 
 use redis_protocol::resp2::decode::decode as decode_resp2;
 use redis_protocol::resp3::decode::complete::decode as decode_resp3;
-use respool::checked::{Advance, ReplyScanner};
+use respool::checked::{ReplyScanner, ScanProgress};
 
 const FRAGMENTS: &[&[u8]] = &[
     b"+OK\r\n",
@@ -72,7 +72,7 @@ fn frames(bytes: &[u8], piece: usize) -> Frames {
         arrived = (arrived + piece).min(bytes.len());
         while from < arrived {
             let shown = &bytes[from..arrived];
-            let Ok(Advance { used, complete }) = scanner.advance(shown) else {
+            let Ok(ScanProgress { used, complete }) = scanner.advance(shown) else {
                 found.malformed = true;
                 return found;
             };

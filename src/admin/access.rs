@@ -5,7 +5,7 @@ use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::{Request, StatusCode};
 use subtle::ConstantTimeEq as _;
 
-use crate::config::{Admin, PasswordDigest};
+use crate::config::{AdminSettings, PasswordDigest};
 use crate::telemetry::AdminRefusal;
 
 /// Credentials that are longer are not looked at, in bytes.
@@ -28,7 +28,7 @@ pub(super) type RefusedRequest = (AdminRefusal, StatusCode, &'static str);
 /// Checks whether what has these `needs` may be done for this request.
 pub(super) fn check<T>(
     request: &Request<T>,
-    admin: &Admin,
+    admin: &AdminSettings,
     needs: RequestNeeds,
     is_unix: bool,
 ) -> Result<(), RefusedRequest> {
@@ -64,7 +64,7 @@ pub(super) fn check<T>(
     Ok(())
 }
 
-fn is_known<T>(request: &Request<T>, admin: &Admin) -> bool {
+fn is_known<T>(request: &Request<T>, admin: &AdminSettings) -> bool {
     let mut hosts = request.headers().get_all(header::HOST).iter();
     let of_header = match (hosts.next(), hosts.next()) {
         // No browser leaves it out.
@@ -134,14 +134,18 @@ mod tests {
         request.body(()).expect("a request")
     }
 
-    fn guarded() -> Admin {
-        Admin {
+    fn guarded() -> AdminSettings {
+        AdminSettings {
             token: Some(PasswordDigest::of(b"sesame")),
-            ..Admin::default()
+            ..AdminSettings::default()
         }
     }
 
-    fn why(request: &Request<()>, admin: &Admin, needs: RequestNeeds) -> Option<AdminRefusal> {
+    fn why(
+        request: &Request<()>,
+        admin: &AdminSettings,
+        needs: RequestNeeds,
+    ) -> Option<AdminRefusal> {
         check(request, admin, needs, false)
             .err()
             .map(|(why, _, _)| why)
@@ -166,7 +170,10 @@ mod tests {
             None,
             "probes have none"
         );
-        assert_eq!(why(&plain, &Admin::default(), RequestNeeds::Changing), None);
+        assert_eq!(
+            why(&plain, &AdminSettings::default(), RequestNeeds::Changing),
+            None
+        );
     }
 
     #[test]
@@ -216,7 +223,7 @@ mod tests {
 
     #[test]
     fn other_names_and_other_sites_are_refused() {
-        let open = Admin::default();
+        let open = AdminSettings::default();
         let by = |host: &str| why(&asked(&[("host", host)]), &open, RequestNeeds::Nothing);
         assert_eq!(by("127.0.0.1:9180"), None);
         assert_eq!(by("evil.example.com:9180"), Some(AdminRefusal::Host));

@@ -21,9 +21,9 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::task::{AbortHandle, JoinError, JoinSet};
 
-use crate::config::Admin;
-use crate::telemetry::{AdminRefusal, PROCESS, Parts, Scrape, Throttle};
-use crate::transport::{Accepted, AcceptedSocket, Acceptor};
+use crate::config::AdminSettings;
+use crate::telemetry::{AdminRefusal, MetricScrape, PROCESS, ProcessParts, Throttle};
+use crate::transport::{AcceptedClient, AcceptedSocket, ClientAcceptor};
 use places::{ConnectionOrigin, EndpointPlaces};
 
 mod access;
@@ -59,15 +59,15 @@ pub type ReloadFuture = Pin<Box<dyn Future<Output = Result<(), String>> + Send>>
 #[derive(Clone)]
 pub struct AdminEndpoint {
     /// Takes a scrape; called for each `/metrics` and `/status`.
-    pub view: Arc<dyn Fn() -> Scrape + Send + Sync>,
+    pub view: Arc<dyn Fn() -> MetricScrape + Send + Sync>,
     /// Reloads the configuration; the error is told to the caller, so it must hold no secret.
     pub reload: Arc<dyn Fn() -> ReloadFuture + Send + Sync>,
     /// Returns who may ask, as of the last reload.
-    pub admin: Arc<dyn Fn() -> Arc<Admin> + Send + Sync>,
+    pub admin: Arc<dyn Fn() -> Arc<AdminSettings> + Send + Sync>,
     /// Is true while respool shuts down: `/readyz` then answers 503.
     pub draining: Arc<AtomicBool>,
     /// Knows the parts of the process: `/livez` answers 503 while one is not well.
-    pub parts: Arc<Parts>,
+    pub parts: Arc<ProcessParts>,
     /// Makes a fault that a test asks for.
     #[cfg(debug_assertions)]
     pub fault: Arc<dyn Fn(&str) -> bool + Send + Sync>,
@@ -93,7 +93,7 @@ pub enum EndpointScope {
 /// Serves the operator's endpoint by `acceptor` until `shutdown` is ready; connections still open then are closed. Must run in a tokio
 /// runtime with network and time.
 pub async fn serve(
-    mut acceptor: Acceptor,
+    mut acceptor: ClientAcceptor,
     endpoint: AdminEndpoint,
     scope: EndpointScope,
     shutdown: impl Future<Output = ()>,
@@ -139,7 +139,7 @@ pub async fn serve(
     }
 }
 
-fn from(accepted: &Accepted) -> ConnectionOrigin {
+fn from(accepted: &AcceptedClient) -> ConnectionOrigin {
     match &accepted.socket {
         AcceptedSocket::Tcp(_, peer) => ConnectionOrigin::address(peer.ip()),
         AcceptedSocket::Unix(_) => ConnectionOrigin::Unix,
@@ -181,7 +181,7 @@ impl Drop for PlaceGuard {
 }
 
 async fn connection(
-    accepted: Accepted,
+    accepted: AcceptedClient,
     endpoint: AdminEndpoint,
     scope: EndpointScope,
     place: PlaceGuard,

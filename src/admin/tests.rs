@@ -17,7 +17,7 @@ const PLACES: usize = 16;
 
 use crate::telemetry::{GroupRow, LastReload, ProcessStanding, ServerHealth, UpstreamCounts};
 
-fn scrape() -> Scrape {
+fn scrape() -> MetricScrape {
     let standing = ProcessStanding {
         certificates: Vec::new(),
         warnings: Vec::new(),
@@ -50,7 +50,7 @@ fn scrape() -> Scrape {
         process: Default::default(),
         uptime: Duration::from_secs(1),
     };
-    Scrape::gather(&[], standing)
+    MetricScrape::gather(&[], standing)
 }
 
 /// A endpoint that is open until the value is dropped or closed.
@@ -68,12 +68,15 @@ impl OpenEndpoint {
         Self::showing(Arc::new(scrape)).await
     }
 
-    async fn showing(view: Arc<dyn Fn() -> Scrape + Send + Sync>) -> Self {
-        Self::guarded(view, Admin::default()).await
+    async fn showing(view: Arc<dyn Fn() -> MetricScrape + Send + Sync>) -> Self {
+        Self::guarded(view, AdminSettings::default()).await
     }
 
-    async fn guarded(view: Arc<dyn Fn() -> Scrape + Send + Sync>, admin: Admin) -> Self {
-        let admin = Arc::new(Admin {
+    async fn guarded(
+        view: Arc<dyn Fn() -> MetricScrape + Send + Sync>,
+        admin: AdminSettings,
+    ) -> Self {
+        let admin = Arc::new(AdminSettings {
             max_connections: PLACES,
             ..admin
         });
@@ -336,9 +339,9 @@ async fn whoever_changes_something_shows_the_token() {
     let token = Some(PasswordDigest::of(b"sesame"));
     let endpoint = OpenEndpoint::guarded(
         Arc::new(scrape),
-        Admin {
+        AdminSettings {
             token,
-            ..Admin::default()
+            ..AdminSettings::default()
         },
     )
     .await;

@@ -4,14 +4,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use crate::admission::{Admission, RefusalReason};
-use crate::command::Categories;
-use crate::config::{Mode, Per, Settings, UnixSeconds};
-use crate::failover::Failover;
+use crate::command::AclCategories;
+use crate::config::{CapMode, CapScope, Settings, UnixSeconds};
+use crate::failover::SeenFailover;
 use crate::identity::{ClientFlag, ClientRecord, ClientRegistry, shown_user};
 use crate::telemetry::{
     Bound, CertificateRow, ClientRow, FailoverRow, FailoverRows, GroupRow, LastReload, LossCause,
-    MemoryRow, PROCESS, Parts, ProcessRow, ProcessStanding, Scrape, ServerHealth, UpstreamCounts,
-    WorkerCounters, faults,
+    MemoryRow, MetricScrape, PROCESS, ProcessParts, ProcessRow, ProcessStanding, ServerHealth,
+    UpstreamCounts, WorkerCounters, faults,
 };
 use crate::thread::Process;
 use crate::transport::{EndpointFile, OpenListeners};
@@ -40,14 +40,14 @@ pub struct StatusView {
     /// Holds the files of the endpoint's own unix sockets.
     pub endpoint_files: Arc<[EndpointFile]>,
     /// Knows how the parts of the process do.
-    pub parts: Arc<Parts>,
+    pub parts: Arc<ProcessParts>,
     /// Tells how the configuration was last loaded; the start counts as once.
     pub last_reload: Arc<Mutex<LastReload>>,
 }
 
 impl StatusView {
     /// Gathers everything at this moment.
-    pub fn scrape(&self) -> Scrape {
+    pub fn scrape(&self) -> MetricScrape {
         let now_ms = self.process.start.elapsed().as_millis() as u64;
         let records = self.registry.list();
         let (shared, pinned, subscription) = self.process.budget.counts();
@@ -97,7 +97,7 @@ impl StatusView {
             },
             uptime: self.process.start.elapsed(),
         };
-        let mut scrape = Scrape::gather(&self.counters, standing);
+        let mut scrape = MetricScrape::gather(&self.counters, standing);
         let faults = faults(&scrape.standing);
         scrape.standing.warnings.splice(0..0, faults);
         // Admission counts it: it belongs to no worker.
@@ -118,7 +118,7 @@ impl StatusView {
         let now = self.process.now_micros();
         let standing = self.process.failovers.standing(now);
         let today = UnixSeconds::of(SystemTime::now()).0;
-        let row = |last: Failover| FailoverRow {
+        let row = |last: SeenFailover| FailoverRow {
             from: last.from.to_string(),
             to: last.to.map(|node| node.to_string()),
             cause: last.cause.label(),
@@ -217,7 +217,7 @@ impl StatusView {
         let is_empty = |entry: &str| {
             let category = entry.strip_prefix('@').filter(|name| *name != "all");
             category.is_some_and(|name| {
-                Categories::named(name).is_none() && !learned.has_category(name.as_bytes())
+                AclCategories::named(name).is_none() && !learned.has_category(name.as_bytes())
             })
         };
         denied
@@ -253,7 +253,7 @@ impl StatusView {
             rejected: by_reason(&row.rejected_total),
             observed: by_reason(&row.observed_total),
             evictions: evictions(&row),
-            is_observed: row.mode == Mode::Observe,
+            is_observed: row.mode == CapMode::Observe,
             per: per(row.per),
             fullest: row.fullest as u64,
             fullest_key: row.fullest_key,
@@ -317,12 +317,12 @@ fn evictions(row: &crate::admission::GroupFigures) -> Vec<(&'static str, u64)> {
 }
 
 /// Returns `per` as it is written in the configuration.
-fn per(per: Per) -> &'static str {
+fn per(per: CapScope) -> &'static str {
     match per {
-        Per::Group => "group",
-        Per::Address { .. } => "address",
-        Per::ClientName => "client_name",
-        Per::User => "user",
+        CapScope::Group => "group",
+        CapScope::Address { .. } => "address",
+        CapScope::ClientName => "client_name",
+        CapScope::User => "user",
     }
 }
 

@@ -13,7 +13,7 @@ use std::time::Instant;
 
 use super::permit::PermitHolding;
 use super::{Admission, AdmissionCounts, AdmissionPlan, AdmissionRefusal, ClientPermit, GroupRule};
-use crate::config::{AtLimit, AuthMode, Per, Settings};
+use crate::config::{AtLimit, AuthMode, CapScope, Settings};
 use crate::identity::Identity;
 
 /// Says what the settings have of newcomers.
@@ -83,7 +83,7 @@ impl AdmissionPlan {
             .find(|rule| rule.takes_by_origin(identity))
             .is_some_and(|rule| {
                 rule.listens()
-                    || matches!(rule.per, Per::ClientName | Per::User)
+                    || matches!(rule.per, CapScope::ClientName | CapScope::User)
                     // A stranger is to throw out nobody who has authenticated.
                     || (rule.at_limit == AtLimit::EvictIdle && self.welcome.must_authenticate)
             })

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use super::AdmissionPlan;
 use super::bucket::RateBucket;
 use super::key::bounded;
-use crate::identity::{Identity, Peer};
+use crate::identity::{Identity, PeerAddress};
 
 /// Says by what one who comes back is known again: not by its port.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -39,8 +39,8 @@ impl KnownAgainBy {
         };
         Self {
             host: match &identity.peer {
-                Peer::Tcp(address) => ReturnerHost::Address(address.ip().to_canonical()),
-                Peer::Unix(path) => ReturnerHost::Socket(Arc::clone(path)),
+                PeerAddress::Tcp(address) => ReturnerHost::Address(address.ip().to_canonical()),
+                PeerAddress::Unix(path) => ReturnerHost::Socket(Arc::clone(path)),
             },
             name: words(&identity.name),
             user: words(&identity.user),
@@ -157,7 +157,7 @@ mod tests {
         let address = format!("127.0.0.{number}:5000")
             .parse()
             .expect("an address");
-        let identity = Identity::new(Peer::Tcp(address), Arc::from("127.0.0.1:6380"));
+        let identity = Identity::new(PeerAddress::Tcp(address), Arc::from("127.0.0.1:6380"));
         KnownAgainBy::of(&identity, true)
     }
 
@@ -171,7 +171,7 @@ mod tests {
         let identity = |peer: &str, name: &str| Identity {
             name: name.as_bytes().into(),
             ..Identity::new(
-                Peer::Tcp(peer.parse().expect("an address")),
+                PeerAddress::Tcp(peer.parse().expect("an address")),
                 Arc::from("127.0.0.1:6380"),
             )
         };

@@ -9,7 +9,7 @@ use super::Admission;
 /// costs, and nobody rejected is to take the time of those who are served.
 const ONE_IN: usize = 8;
 
-/// The right to hold one rejected socket for a time. Its drop gives it back.
+/// Is the right to hold one rejected socket for a time. Its drop gives it back.
 #[derive(Debug)]
 pub struct HoldPermit {
     admission: Arc<Admission>,

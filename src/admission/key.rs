@@ -4,8 +4,8 @@ use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 
-use crate::config::Per;
-use crate::identity::{Peer, shown_user};
+use crate::config::CapScope;
+use crate::identity::{PeerAddress, shown_user};
 
 /// Names that agree in their first 256 bytes count as one, so that nobody can fill the table with long names.
 const MAX_NAME_BYTES: usize = 256;
@@ -28,15 +28,17 @@ pub(super) enum CountKey {
 }
 
 impl CountKey {
-    pub(super) fn of(per: Per, peer: &Peer, name: &[u8], user: &[u8]) -> Self {
+    pub(super) fn of(per: CapScope, peer: &PeerAddress, name: &[u8], user: &[u8]) -> Self {
         match per {
-            Per::Group => Self::Whole,
-            Per::Address { ipv6_prefix } => match peer {
-                Peer::Tcp(address) => Self::of_address(address.ip().to_canonical(), ipv6_prefix),
-                Peer::Unix(path) => Self::Socket(Arc::clone(path)),
+            CapScope::Group => Self::Whole,
+            CapScope::Address { ipv6_prefix } => match peer {
+                PeerAddress::Tcp(address) => {
+                    Self::of_address(address.ip().to_canonical(), ipv6_prefix)
+                }
+                PeerAddress::Unix(path) => Self::Socket(Arc::clone(path)),
             },
-            Per::ClientName => Self::Name(Box::from(bounded(name))),
-            Per::User => Self::User(Box::from(bounded(shown_user(user)))),
+            CapScope::ClientName => Self::Name(Box::from(bounded(name))),
+            CapScope::User => Self::User(Box::from(bounded(shown_user(user)))),
         }
     }
 
@@ -79,8 +81,8 @@ mod tests {
     use super::*;
 
     fn key(address: &str, ipv6_prefix: u8) -> String {
-        let peer = Peer::Tcp(format!("{address}:1").parse().expect("an address"));
-        CountKey::of(Per::Address { ipv6_prefix }, &peer, b"", b"").to_string()
+        let peer = PeerAddress::Tcp(format!("{address}:1").parse().expect("an address"));
+        CountKey::of(CapScope::Address { ipv6_prefix }, &peer, b"", b"").to_string()
     }
 
     #[test]

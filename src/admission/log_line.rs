@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 /// Two lines of a kind about one group are at least this far apart.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
-/// A line worth logging.
+/// Says that a line is worth logging, and for how many others it stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LogLine {
     /// Counts those of the kind that were not logged since the last one that was.

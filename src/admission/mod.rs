@@ -28,8 +28,8 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 
-use crate::config::{AtLimit, Group, Match, Mode, Per, Settings};
-use crate::identity::{Identity, Peer};
+use crate::config::{AtLimit, CapMode, CapScope, ClientGroup, GroupMatch, Settings};
+use crate::identity::{Identity, PeerAddress};
 
 use arriving::NewcomerRules;
 pub use damping::DampedReason;
@@ -44,7 +44,7 @@ use refusal::PlaceShortfall;
 pub use refusal::{AdmissionRefusal, RefusalReason};
 use tally::{GroupTally, TakenPlace};
 
-/// A group, by its place in the configuration.
+/// Identifies a group by its place in the configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct GroupId(u16);
 
@@ -55,22 +55,22 @@ impl GroupId {
     }
 }
 
-/// A group as far as admission is concerned.
+/// Holds what admission goes by of a group.
 #[derive(Debug)]
 struct GroupRule {
     name: Arc<str>,
-    matches: Match,
-    per: Per,
+    matches: GroupMatch,
+    per: CapScope,
     cap: Option<usize>,
     warn: Option<usize>,
     connects_per_second: Option<u32>,
     at_limit: AtLimit,
     damping: EvictionDamping,
-    mode: Mode,
+    mode: CapMode,
 }
 
 impl GroupRule {
-    fn new(group: &Group) -> Self {
+    fn new(group: &ClientGroup) -> Self {
         Self {
             name: Arc::from(group.name.as_str()),
             matches: group.matches.clone(),
@@ -123,10 +123,10 @@ fn as_path(bytes: &[u8]) -> &std::path::Path {
 }
 
 /// Returns the peer's IP address; an IPv4 client of a dual-stack listener has its IPv4 address.
-fn address_of(peer: &Peer) -> Option<IpAddr> {
+fn address_of(peer: &PeerAddress) -> Option<IpAddr> {
     match peer {
-        Peer::Tcp(address) => Some(address.ip().to_canonical()),
-        Peer::Unix(_) => None,
+        PeerAddress::Tcp(address) => Some(address.ip().to_canonical()),
+        PeerAddress::Unix(_) => None,
     }
 }
 
@@ -135,7 +135,7 @@ fn address_of(peer: &Peer) -> Option<IpAddr> {
 struct GroupPlace {
     group: GroupId,
     key: CountKey,
-    /// Is that of the plan by which the place was given.
+    /// The plan by which the place was given has this number.
     generation: u64,
 }
 
@@ -186,7 +186,7 @@ struct AdmissionCounts {
     held: usize,
     /// Counts those held that are in a handshake.
     shaking: usize,
-    /// Is that of the plan by which places are given now.
+    /// The plan by which places are given now has this number.
     generation: u64,
     /// Counts the places given by an older plan, of clients that have not been moved yet.
     stale: usize,
@@ -333,7 +333,7 @@ impl Admission {
         let mut found = Vec::new();
         for &group in &plan.order {
             let rule = plan.rule(group);
-            let Some(cap) = rule.cap.filter(|_| rule.mode == Mode::Enforce) else {
+            let Some(cap) = rule.cap.filter(|_| rule.mode == CapMode::Enforce) else {
                 continue;
             };
             for (key, count) in counts.groups[group.index()].above(cap) {
@@ -447,7 +447,7 @@ impl Admission {
             connections: tallies.connections,
             fullest: tallies.fullest(),
             fullest_key: match rule.per {
-                Per::Group => None,
+                CapScope::Group => None,
                 _ => tallies.fullest_key().and_then(|(key, _)| key.shown()),
             },
             keys_at_limit: rule.cap.map_or(0, |cap| tallies.keys_from(cap)),
@@ -521,12 +521,12 @@ impl AdmissionCounts {
 /// Holds the figures of one group.
 #[derive(Debug, Clone)]
 pub struct GroupFigures {
-    /// The name of the group.
+    /// Names the group.
     pub name: Arc<str>,
     /// Says what its cap counts.
-    pub per: Per,
+    pub per: CapScope,
     /// Says whether the cap is enforced.
-    pub mode: Mode,
+    pub mode: CapMode,
     /// Counts the clients in it.
     pub connections: usize,
     /// Counts the clients of the key that has most; the whole group when it is counted as one.
@@ -537,9 +537,9 @@ pub struct GroupFigures {
     pub keys_at_limit: usize,
     /// Counts the keys at the warning threshold or past it.
     pub keys_at_warn: usize,
-    /// The configured cap of each key.
+    /// Says how many each key may have, as configured.
     pub limit: Option<usize>,
-    /// The configured warning threshold of each key.
+    /// Says from how many of a key on a warning is given, as configured.
     pub warn: Option<usize>,
     /// Counts the clients that got a place in it, by connecting or by moving in.
     pub accepted_total: u64,

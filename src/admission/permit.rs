@@ -22,7 +22,7 @@ pub(super) enum PermitHolding {
     Nothing,
 }
 
-/// A client's place. Its drop gives the place back.
+/// Is a client's place. Its drop gives the place back.
 #[derive(Debug)]
 pub struct ClientPermit {
     pub(super) admission: Arc<Admission>,

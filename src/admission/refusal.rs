@@ -7,7 +7,7 @@ use super::damping::DampedReason;
 use super::key::CountKey;
 use super::log_line::LogLine;
 use super::{GroupId, GroupPlace, GroupRule};
-use crate::config::Per;
+use crate::config::CapScope;
 use crate::identity::ClientRecord;
 use crate::texts::TOO_MANY_CLIENTS;
 
@@ -60,7 +60,7 @@ pub(super) struct PlaceShortfall {
 pub struct AdmissionRefusal {
     /// The group it would have been in.
     pub group: GroupId,
-    /// The name of that group.
+    /// Names the group for people.
     pub group_name: Arc<str>,
     /// Says why it is refused.
     pub reason: RefusalReason,
@@ -74,7 +74,7 @@ pub struct AdmissionRefusal {
     pub evict: bool,
     /// Says why nobody is closed for it where the group does that.
     pub damped: Option<DampedReason>,
-    per: Per,
+    per: CapScope,
     place_key: CountKey,
 }
 

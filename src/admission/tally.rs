@@ -12,7 +12,7 @@ use super::damping::{GroupEvictions, KnownAgainBy};
 use super::key::CountKey;
 use super::log_line::{LineThrottle, LogLine};
 use super::refusal::{AdmissionRefusal, PlaceShortfall, RefusalReason};
-use crate::config::{AtLimit, Mode};
+use crate::config::{AtLimit, CapMode};
 
 /// Tells of a place taken, and what is worth a line in the log about it.
 #[derive(Debug)]
@@ -92,8 +92,8 @@ impl GroupTally {
         let is_known = tally.is_some();
         let shortfall = self.shortfall(rule, (count, in_time), now, who);
         let observed = match (shortfall, rule.mode) {
-            (Some(shortfall), Mode::Enforce) => return Err(shortfall),
-            (Some(shortfall), Mode::Observe) => {
+            (Some(shortfall), CapMode::Enforce) => return Err(shortfall),
+            (Some(shortfall), CapMode::Observe) => {
                 self.observed[shortfall.reason as usize] += 1;
                 self.observations.pass(now).map(|line| (shortfall, line))
             }
@@ -127,7 +127,7 @@ impl GroupTally {
             (Some(cap), _) if count >= cap => {
                 // Nobody is closed for a newcomer that its rate would refuse all the same, or that is only observed.
                 let evicts = rule.at_limit == AtLimit::EvictIdle && in_time && count > 0;
-                let permitted = (evicts && rule.mode == Mode::Enforce)
+                let permitted = (evicts && rule.mode == CapMode::Enforce)
                     .then(|| self.evictions.permit(&who(), rule.damping, now));
                 Some(PlaceShortfall {
                     reason: RefusalReason::GroupCap,

@@ -18,50 +18,50 @@ fn the_first_group_that_matches_in_everything_takes_a_client() {
         .map(|net| net.parse().expect("a network"))
         .to_vec();
     let unix = Identity::new(
-        Peer::Unix(Arc::from("/run/r.sock")),
+        PeerAddress::Unix(Arc::from("/run/r.sock")),
         Arc::from("unix:/run/r.sock"),
     );
     let admission = admission(vec![
-        Group {
-            matches: Match {
+        ClientGroup {
+            matches: GroupMatch {
                 address: networks.clone(),
                 client_name: glob("test-*"),
-                ..Match::default()
+                ..GroupMatch::default()
             },
             ..group("both")
         },
-        Group {
-            matches: Match {
+        ClientGroup {
+            matches: GroupMatch {
                 address: networks,
-                ..Match::default()
+                ..GroupMatch::default()
             },
             ..group("network")
         },
-        Group {
-            matches: Match {
+        ClientGroup {
+            matches: GroupMatch {
                 listener: glob("unix:*"),
-                ..Match::default()
+                ..GroupMatch::default()
             },
             ..group("socket")
         },
-        Group {
-            matches: Match {
+        ClientGroup {
+            matches: GroupMatch {
                 client_name: glob("bull:*/x"),
-                ..Match::default()
+                ..GroupMatch::default()
             },
             ..group("bull")
         },
-        Group {
-            matches: Match {
+        ClientGroup {
+            matches: GroupMatch {
                 user: glob("c?"),
-                ..Match::default()
+                ..GroupMatch::default()
             },
             ..group("ci")
         },
-        Group {
-            matches: Match {
+        ClientGroup {
+            matches: GroupMatch {
                 user: glob("default"),
-                ..Match::default()
+                ..GroupMatch::default()
             },
             ..group("nobody")
         },
@@ -96,10 +96,10 @@ fn the_first_group_that_matches_in_everything_takes_a_client() {
 
 #[test]
 fn a_full_group_refuses_and_a_drop_makes_room() {
-    let admission = admission(vec![Group {
-        matches: Match {
+    let admission = admission(vec![ClientGroup {
+        matches: GroupMatch {
             client_name: glob("b"),
-            ..Match::default()
+            ..GroupMatch::default()
         },
         max_connections: Some(2),
         ..group("billing")
@@ -145,8 +145,8 @@ fn a_full_group_refuses_and_a_drop_makes_room() {
 
 #[test]
 fn all_groups_together_stay_below_max_clients_even_when_observed() {
-    let watched = Group {
-        mode: Mode::Observe,
+    let watched = ClientGroup {
+        mode: CapMode::Observe,
         max_connections: Some(1),
         ..group("watched")
     };
@@ -179,39 +179,39 @@ fn all_groups_together_stay_below_max_clients_even_when_observed() {
 #[test]
 fn each_key_has_a_count_of_its_own() {
     let limited = |per| {
-        admission(vec![Group {
+        admission(vec![ClientGroup {
             per,
             max_connections: Some(1),
             ..group("g")
         }])
     };
     let now = Instant::now();
-    let unix = |path: &str| Identity::new(Peer::Unix(Arc::from(path)), Arc::from("unix:x"));
+    let unix = |path: &str| Identity::new(PeerAddress::Unix(Arc::from(path)), Arc::from("unix:x"));
     let mapped = tcp("[::ffff:127.0.0.1]:1");
     let cases = [
         (
-            Per::Address { ipv6_prefix: 64 },
+            CapScope::Address { ipv6_prefix: 64 },
             tcp("127.0.0.1:1"),
             mapped,
             tcp("127.0.0.2:1"),
             "address 127.0.0.1",
         ),
         (
-            Per::Address { ipv6_prefix: 64 },
+            CapScope::Address { ipv6_prefix: 64 },
             unix("/a"),
             unix("/a"),
             unix("/b"),
             "socket /a",
         ),
         (
-            Per::ClientName,
+            CapScope::ClientName,
             named("a"),
             named("a"),
             named(""),
             "client name \"a\"",
         ),
         (
-            Per::User,
+            CapScope::User,
             by_user(""),
             by_user("default"),
             by_user("ci"),
@@ -236,8 +236,8 @@ fn each_key_has_a_count_of_its_own() {
 
 #[test]
 fn endless_names_count_by_their_beginning() {
-    let admission = admission(vec![Group {
-        per: Per::ClientName,
+    let admission = admission(vec![ClientGroup {
+        per: CapScope::ClientName,
         max_connections: Some(1),
         ..group("g")
     }]);
@@ -251,7 +251,7 @@ fn endless_names_count_by_their_beginning() {
 
 #[test]
 fn connects_are_bounded_by_a_bucket_as_large_as_the_rate() {
-    let admission = admission(vec![Group {
+    let admission = admission(vec![ClientGroup {
         max_connects_per_second: Some(3),
         ..group("g")
     }]);
@@ -286,8 +286,8 @@ fn connects_are_bounded_by_a_bucket_as_large_as_the_rate() {
 
 #[test]
 fn buckets_of_passers_by_do_not_pile_up() {
-    let limited = Group {
-        per: Per::ClientName,
+    let limited = ClientGroup {
+        per: CapScope::ClientName,
         max_connects_per_second: Some(5),
         ..group("g")
     };
@@ -317,8 +317,8 @@ fn buckets_of_passers_by_do_not_pile_up() {
 
 #[test]
 fn evict_idle_asks_for_room_only_where_room_would_help() {
-    let limited = Group {
-        per: Per::ClientName,
+    let limited = ClientGroup {
+        per: CapScope::ClientName,
         max_connections: Some(1),
         max_connects_per_second: Some(2),
         at_limit: AtLimit::EvictIdle,
@@ -367,7 +367,7 @@ fn evict_idle_asks_for_room_only_where_room_would_help() {
 
 #[test]
 fn a_cap_of_zero_refuses_everyone_and_evicts_nobody() {
-    let closed = Group {
+    let closed = ClientGroup {
         max_connections: Some(0),
         at_limit: AtLimit::EvictIdle,
         ..group("g")
@@ -381,19 +381,19 @@ fn a_cap_of_zero_refuses_everyone_and_evicts_nobody() {
 #[test]
 fn a_move_takes_the_place_along_or_loses_it() {
     let admission = admission(vec![
-        Group {
-            matches: Match {
+        ClientGroup {
+            matches: GroupMatch {
                 client_name: glob("a*"),
-                ..Match::default()
+                ..GroupMatch::default()
             },
-            per: Per::ClientName,
+            per: CapScope::ClientName,
             max_connections: Some(1),
             ..group("as")
         },
-        Group {
-            matches: Match {
+        ClientGroup {
+            matches: GroupMatch {
                 user: glob("ci"),
-                ..Match::default()
+                ..GroupMatch::default()
             },
             max_connects_per_second: Some(1),
             ..group("ci")
@@ -457,8 +457,8 @@ fn a_move_takes_the_place_along_or_loses_it() {
 
 #[test]
 fn a_warning_is_given_once_for_each_crossing_and_at_a_bounded_rate() {
-    let admission = admission(vec![Group {
-        per: Per::User,
+    let admission = admission(vec![ClientGroup {
+        per: CapScope::User,
         max_connections: Some(4),
         warn_connections: Some(2),
         ..group("g")
@@ -494,11 +494,11 @@ fn a_warning_is_given_once_for_each_crossing_and_at_a_bounded_rate() {
 
 #[test]
 fn rejections_are_counted_each_and_logged_at_a_bounded_rate() {
-    let full = |name: &str| Group {
+    let full = |name: &str| ClientGroup {
         max_connections: Some(0),
-        matches: Match {
+        matches: GroupMatch {
             client_name: glob(name),
-            ..Match::default()
+            ..GroupMatch::default()
         },
         ..group(name)
     };
@@ -591,16 +591,16 @@ fn who_is_held_for_no_time_is_not_held() {
 
 #[test]
 fn a_handshake_touches_no_group() {
-    let billing = Group {
-        matches: Match {
+    let billing = ClientGroup {
+        matches: GroupMatch {
             certificate_name: glob("billing-*"),
-            ..Match::default()
+            ..GroupMatch::default()
         },
         max_connections: Some(1),
         at_limit: AtLimit::EvictIdle,
         ..group("billing")
     };
-    let rest = Group {
+    let rest = ClientGroup {
         max_connections: Some(1),
         warn_connections: Some(1),
         max_connects_per_second: Some(1),

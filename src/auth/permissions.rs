@@ -58,7 +58,7 @@ pub fn is_refusal(sub: Option<ClientSub>, answer: &[u8]) -> bool {
     }
 }
 
-/// A permission; `Err` holds the server's refusal.
+/// Says whether something is permitted; `Err` holds the server's refusal.
 pub type PermissionResult = Result<(), Vec<u8>>;
 
 /// Says what is known of a permission.

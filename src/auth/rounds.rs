@@ -16,7 +16,7 @@ const MOST_A_SECOND: u32 = 500;
 struct UserRound {
     due_micros: u64,
     is_asked: bool,
-    /// The last count of who is there that it was in.
+    /// It was in this count of who is there last.
     counted: u64,
 }
 
@@ -26,7 +26,7 @@ pub struct UserRounds {
     users: HashMap<Box<[u8]>, UserRound>,
     counts: u64,
     asked: usize,
-    /// The second that passes, and how many were asked about in it.
+    /// Holds the second that passes, and how many were asked about in it.
     second: (u64, u32),
 }
 

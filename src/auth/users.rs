@@ -11,7 +11,8 @@ use crate::config::{AuthUser, PasswordDigest};
 /// Knows users and the digests of their passwords.
 pub struct ConfiguredUsers {
     by_name: HashMap<Box<[u8]>, Box<[PasswordDigest]>>,
-    /// Is compared with where there is no such user. No password has this digest that anybody could find.
+    /// The digest of a password is compared with this one where there is no such user. No password has this digest that anybody
+    /// could find.
     nobody: Box<[PasswordDigest]>,
 }
 

@@ -319,7 +319,7 @@ impl fmt::Debug for SocketBudget {
     }
 }
 
-/// The right to one socket. Its drop gives it back: drop it after the socket is closed.
+/// Is the right to one socket. Its drop gives it back: drop it after the socket is closed.
 #[derive(Debug)]
 #[must_use = "the socket is given back on drop"]
 pub struct SocketPermit {
@@ -350,7 +350,7 @@ impl Drop for SocketPermit {
     }
 }
 
-/// The right of one client to one pinned connection. Its drop gives it back.
+/// Is the right of one client to one pinned connection. Its drop gives it back.
 #[derive(Debug)]
 #[must_use = "the lease is given back on drop"]
 pub struct PinLease {
@@ -374,7 +374,7 @@ impl Drop for PinLease {
     }
 }
 
-/// A place in the line for a socket. Its drop leaves the line; what was granted meanwhile goes to the next.
+/// Is a place in the line for a socket. Its drop leaves the line; what was granted meanwhile goes to the next.
 #[derive(Debug)]
 #[must_use = "the place in the line is given up on drop"]
 pub struct SocketWait {
@@ -419,7 +419,7 @@ impl Drop for SocketWait {
     }
 }
 
-/// A place in the line for a lease. Its drop leaves the line; what was granted meanwhile goes to the next.
+/// Is a place in the line for a lease. Its drop leaves the line; what was granted meanwhile goes to the next.
 #[derive(Debug)]
 #[must_use = "the place in the line is given up on drop"]
 pub struct LeaseWait {

@@ -49,7 +49,7 @@ impl UploadPace {
     }
 }
 
-/// The right to one upload on a lent connection; it is given back when it is dropped.
+/// Is the right to one upload on a lent connection; it is given back when it is dropped.
 #[derive(Debug)]
 pub struct UploadPlace {
     _permit: OwnedSemaphorePermit,
@@ -65,7 +65,7 @@ pub(super) struct UploadPlaces {
     waiting: AtomicUsize,
 }
 
-/// One who waits for a place.
+/// Counts a client among those that wait for a place, for as long as it lives.
 struct UploadWait<'a>(&'a AtomicUsize);
 
 impl Drop for UploadWait<'_> {

@@ -17,7 +17,7 @@ use super::{ClientEntry, ClientMessage, Clients, ClientsMessage, TellWorkers};
 use crate::admission::Admission;
 use crate::auth::ConfiguredUsers;
 use crate::command::DenySet;
-use crate::config::{AuthMode, Group, Settings};
+use crate::config::{AuthMode, ClientGroup, Settings};
 use crate::identity::{ClientFlag, ClientRecord, ClientRegistry};
 use crate::outlet::Outlet;
 use crate::session::{Credentials, TakenCredentials};
@@ -72,7 +72,7 @@ impl ClientEntry {
 
 /// What each group is denied.
 fn deny_sets(settings: &Settings) -> Vec<Option<Rc<DenySet>>> {
-    let set = |group: &Group| DenySet::build(&group.deny_commands).ok();
+    let set = |group: &ClientGroup| DenySet::build(&group.deny_commands).ok();
     let sets = settings.groups.iter().map(set);
     sets.map(|set| set.filter(|set| !set.is_empty()).map(Rc::new))
         .collect()

@@ -18,7 +18,7 @@ use crate::server::ListHint;
 use crate::session::{Change, PinnedCommand, State, Stream};
 use crate::telemetry::Disconnect;
 use crate::transport::READ_SIZE;
-use crate::upstream::{Ends, Pin, PinError};
+use crate::upstream::{EndsDelay, Pin, PinError};
 use crate::waits::PoppedElements;
 
 /// What the client does with the connection lent to it.
@@ -53,10 +53,10 @@ pub(super) struct PinUse {
 }
 
 /// What a command ends that goes on a lent connection for this reason.
-fn ends(reason: PinReason) -> Option<Ends> {
+fn ends(reason: PinReason) -> Option<EndsDelay> {
     match reason {
-        PinReason::Script => Some(Ends::Script),
-        PinReason::Pause => Some(Ends::Pause),
+        PinReason::Script => Some(EndsDelay::Script),
+        PinReason::Pause => Some(EndsDelay::Pause),
         _ => None,
     }
 }

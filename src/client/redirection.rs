@@ -21,7 +21,7 @@ use tokio::sync::oneshot;
 
 use super::story::{Awaited, Told};
 use super::{Client, ClientEntry, ClientMessage, Clients};
-use crate::failover::Node;
+use crate::failover::ServerNode;
 use crate::identity::{ClientFlag, ClientRecord};
 use crate::link::{Forward, Link, SocketEnd, broken_redirection};
 use crate::memory::{HeldBytes, MemoryAccount};
@@ -113,7 +113,7 @@ impl Redirection {
     }
 
     /// The server to which its connection is one; `None`: that has ended.
-    pub(super) fn node(&self) -> Option<Node> {
+    pub(super) fn node(&self) -> Option<ServerNode> {
         let lent = self.lent.borrow();
         let link = lent
             .as_ref()

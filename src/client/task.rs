@@ -15,7 +15,7 @@ use super::restrictions::Restrictions;
 use super::story::Awaited;
 use super::{Client, ClientEntry, Clients, Purpose, Wait};
 use crate::admission::ClientPermit;
-use crate::identity::{ClientArrival, ClientFlag, Identity, Peer};
+use crate::identity::{ClientArrival, ClientFlag, Identity, PeerAddress};
 use crate::link::Link;
 use crate::resp::RequestScanner;
 use crate::session::{ReplyMode, Session};
@@ -32,7 +32,7 @@ pub struct Arrived {
     /// Who it is.
     pub identity: Identity,
     /// Where it connected to.
-    pub laddr: Peer,
+    pub laddr: PeerAddress,
     /// When it connected, in the worker's microseconds.
     pub arrived_micros: u64,
 }

@@ -13,7 +13,7 @@ use super::story::{Awaited, SlowRequest, Told};
 use super::{Client, Next, Wait};
 use crate::command::{CommandId, Delays, PinReason, same_word};
 use crate::exchange::RequestKind;
-use crate::failover::Node;
+use crate::failover::ServerNode;
 use crate::identity::ClientFlag;
 use crate::link::Link;
 use crate::resp::speak::{encode_request, push_header};
@@ -272,7 +272,7 @@ impl Client {
 
     /// The id of a connection that stands for client `id`, and the server to which it is one; one is lent where there is none. Else what
     /// the client gets.
-    async fn stand_in(&mut self, id: u64) -> Told<Result<(i64, Node), Vec<u8>>> {
+    async fn stand_in(&mut self, id: u64) -> Told<Result<(i64, ServerNode), Vec<u8>>> {
         loop {
             if let Some(standing) = self.standing_for(id) {
                 return Ok(Ok(standing));
@@ -296,7 +296,7 @@ impl Client {
         }
     }
 
-    fn standing_for(&self, id: u64) -> Option<(i64, Node)> {
+    fn standing_for(&self, id: u64) -> Option<(i64, ServerNode)> {
         let all = self.entry.redirections.borrow();
         let mut its = all.iter().filter(|redirection| redirection.to == id);
         its.find_map(|one| Some((one.server_id, one.node()?)))

@@ -1,7 +1,7 @@
 //! What may keep a server that lives from answering a command at once: a property of the table, and where the table knows
 //! nothing, the worst.
 
-use super::spec::Flags;
+use super::spec::CommandFlags;
 use super::{CommandId, spec};
 
 /// Says what may keep the server from answering a command at once.
@@ -24,10 +24,10 @@ impl Delays {
         let Some(id) = command else { return Self::ANY };
         let flags = spec(id).flags;
         let mut delays = Self::NONE;
-        if flags.contains(Flags::LONG) {
+        if flags.contains(CommandFlags::LONG) {
             delays = delays.and(Self::WORK);
         }
-        if flags.contains(Flags::WRITE) || flags.contains(Flags::MAY_REPLICATE) {
+        if flags.contains(CommandFlags::WRITE) || flags.contains(CommandFlags::MAY_REPLICATE) {
             delays = delays.and(Self::PAUSE);
         }
         delays

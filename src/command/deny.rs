@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{COUNT, Categories, CommandId, Flags, Learned, lookup_full, spec};
+use super::{AclCategories, COUNT, CommandFlags, CommandId, Learned, lookup_full, spec};
 
 const WORDS: usize = COUNT.div_ceil(64);
 
@@ -65,7 +65,7 @@ impl std::error::Error for DenyError {}
 /// Finds the category of Redis that somebody who wrote `name` most likely meant. The categories of modules (`@json`,
 /// `@search`) resemble none.
 fn meant(name: &str) -> Option<&'static str> {
-    let nearest = Categories::ALL.iter().map(|&(known, _)| {
+    let nearest = AclCategories::ALL.iter().map(|&(known, _)| {
         let distance = strsim::damerau_levenshtein(known, name);
         (distance, known)
     });
@@ -142,7 +142,10 @@ impl DenySet {
                 self.unknown = DeniedNames::All;
             }
             Some(name) => {
-                match (Categories::named(name), meant(&name.to_ascii_lowercase())) {
+                match (
+                    AclCategories::named(name),
+                    meant(&name.to_ascii_lowercase()),
+                ) {
                     (Some(category), _) => self.deny_category(category),
                     (None, Some(_)) => return Err(DenyError::UnknownCategory(entry.to_owned())),
                     (None, None) => {}
@@ -158,7 +161,7 @@ impl DenySet {
         self.known[usize::from(id) / 64] |= 1 << (id % 64);
     }
 
-    fn deny_category(&mut self, category: Categories) {
+    fn deny_category(&mut self, category: AclCategories) {
         (0..COUNT as CommandId)
             .filter(|&id| spec(id).categories.intersects(category))
             .for_each(|id| self.deny(id));
@@ -172,7 +175,7 @@ impl DenySet {
             return;
         };
         self.deny(id);
-        if spec(id).flags.contains(Flags::CONTAINER) {
+        if spec(id).flags.contains(CommandFlags::CONTAINER) {
             let prefix = format!("{}|", spec(id).name);
             (0..COUNT as CommandId)
                 .filter(|&other| spec(other).name.starts_with(&prefix))
@@ -219,7 +222,9 @@ mod tests {
     fn categories_deny_exactly_their_commands() {
         let set = DenySet::build(&["@Dangerous"]).unwrap();
         for command in 0..COUNT as CommandId {
-            let dangerous = spec(command).categories.intersects(Categories::DANGEROUS);
+            let dangerous = spec(command)
+                .categories
+                .intersects(AclCategories::DANGEROUS);
             assert_eq!(set.denies(command), dangerous, "{}", spec(command).name);
         }
         assert!(set.denies(id("keys")) && set.denies(id("config|set")) && !set.denies(id("get")));

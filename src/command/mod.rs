@@ -18,13 +18,13 @@ pub use delays::Delays;
 pub use deny::DenySet;
 pub use introduction::keeps_arriving;
 pub use learned::Learned;
-pub use rereading::Rereading;
-pub use spec::{Categories, Flags, Spec};
+pub use rereading::CommandRereading;
+pub use spec::{AclCategories, CommandFlags, CommandSpec};
 pub use way::{ClientSub, Local, PinReason, TransactionCommand, Way};
 
 use memchr::memchr;
 
-/// A command's place in the static table.
+/// Identifies a command by its place in the static table.
 pub type CommandId = u16;
 
 /// Counts the commands of the table; ids are below it.
@@ -81,7 +81,7 @@ pub fn lookup_full(name: &[u8]) -> Option<CommandId> {
 
 /// Returns the table's line for a command.
 #[inline]
-pub fn spec(id: CommandId) -> &'static Spec {
+pub fn spec(id: CommandId) -> &'static CommandSpec {
     &table::TABLE[usize::from(id)]
 }
 
@@ -96,14 +96,14 @@ pub fn sub(id: CommandId, second_arg: &[u8]) -> Option<CommandId> {
 /// Tells whether a command has subcommands.
 #[inline]
 pub fn is_container(id: CommandId) -> bool {
-    spec(id).flags.contains(Flags::CONTAINER)
+    spec(id).flags.contains(CommandFlags::CONTAINER)
 }
 
 /// Tells whether Redis counts a command among the writes, all of which a replica refuses: `SORT` and `XREADGROUP` are,
 /// `PUBLISH` and scripts are not.
 #[inline]
 pub fn writes(id: CommandId) -> bool {
-    spec(id).flags.contains(Flags::WRITE)
+    spec(id).flags.contains(CommandFlags::WRITE)
 }
 
 /// Tells whether a command makes the server load a module or let go of one, so that it has other commands afterwards.
@@ -143,7 +143,7 @@ fn arity_allows(arity: i64, words: usize) -> bool {
 #[inline]
 pub fn transaction(id: CommandId) -> Option<TransactionCommand> {
     let spec = spec(id);
-    if !spec.flags.contains(Flags::TRANSACTION) {
+    if !spec.flags.contains(CommandFlags::TRANSACTION) {
         return None;
     }
     match spec.name {

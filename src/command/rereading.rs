@@ -10,14 +10,14 @@ const LONGEST_PAUSE: u64 = 600 * 1_000_000;
 
 /// Decides when the server's `COMMAND` is read again.
 #[derive(Debug)]
-pub struct Rereading {
+pub struct CommandRereading {
     is_wanted: bool,
     /// No reading begins before this.
     from_micros: u64,
     pause_micros: u64,
 }
 
-impl Default for Rereading {
+impl Default for CommandRereading {
     fn default() -> Self {
         Self {
             is_wanted: false,
@@ -27,7 +27,7 @@ impl Default for Rereading {
     }
 }
 
-impl Rereading {
+impl CommandRereading {
     /// Notes that the list may be old: an answer to a client says so.
     pub fn suspect(&mut self) {
         self.is_wanted = true;
@@ -70,7 +70,7 @@ mod tests {
 
     #[test]
     fn it_is_read_when_a_sign_asks_for_it_and_by_one_alone() {
-        let mut rereading = Rereading::default();
+        let mut rereading = CommandRereading::default();
         assert!(!rereading.take_turn(0), "nothing asks for it");
         rereading.suspect();
         assert!(rereading.take_turn(0) && !rereading.take_turn(0));
@@ -81,7 +81,7 @@ mod tests {
 
     #[test]
     fn what_brings_nothing_new_waits_longer_each_time_and_a_new_server_does_not() {
-        let mut rereading = Rereading::default();
+        let mut rereading = CommandRereading::default();
         let (mut now, mut waited) = (0, Vec::new());
         for _ in 0..12 {
             rereading.suspect();
@@ -100,7 +100,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_client_makes_it_a_storm(signs in proptest::collection::vec((0..5u8, 0..3 * SECOND), 0..200)) {
-            let mut rereading = Rereading::default();
+            let mut rereading = CommandRereading::default();
             let (mut now, mut read, mut last) = (0, 0u64, None);
             for (sign, later) in signs {
                 now += later;

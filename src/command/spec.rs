@@ -4,23 +4,23 @@ use super::way::Way;
 
 /// Describes one command or subcommand.
 #[derive(Debug, Clone, Copy)]
-pub struct Spec {
+pub struct CommandSpec {
     /// Is in lower case; a subcommand stands as `client|list`.
     pub name: &'static str,
     /// Counts the words of a request, the name (and the subcommand's) included; negative, it is the least of them.
     pub arity: i8,
     /// Tells how it travels. A container's way serves the subcommands that the table does not know.
     pub way: Way,
-    pub categories: Categories,
+    pub categories: AclCategories,
     /// Tells what else matters of it.
-    pub flags: Flags,
+    pub flags: CommandFlags,
 }
 
 /// Holds command flags, as far as they decide something here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Flags(pub(super) u16);
+pub struct CommandFlags(pub(super) u16);
 
-impl Flags {
+impl CommandFlags {
     /// Has subcommands; the second word says which.
     pub const CONTAINER: Self = Self(1);
     pub const WRITE: Self = Self(1 << 1);
@@ -55,12 +55,12 @@ impl Flags {
 
 /// A set of ACL categories.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Categories(pub(super) u32);
+pub struct AclCategories(pub(super) u32);
 
 /// Lists the categories in Redis' own order, each a bit by its place.
 macro_rules! categories {
     ($($constant:ident $name:literal $bit:literal)*) => {
-        impl Categories {
+        impl AclCategories {
             $(#[doc = concat!("`@", $name, "`")] pub const $constant: Self = Self(1 << $bit);)*
 
             /// Lists every category with its name, without the `@`.
@@ -93,7 +93,7 @@ categories! {
     SCRIPTING "scripting" 20
 }
 
-impl Categories {
+impl AclCategories {
     /// Finds the category of this name, in any case and without the `@`.
     pub fn named(name: &str) -> Option<Self> {
         Self::ALL

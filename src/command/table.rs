@@ -7,7 +7,7 @@
 //! Invariant: sorted by the bytes of the name, which are lower case.
 //! Invariant: a container is no more trusting than its subcommands, since it stands for those nobody knows yet.
 
-use super::spec::{Categories, Flags, Spec};
+use super::spec::{AclCategories, CommandFlags, CommandSpec};
 use super::way::ClientSub::{
     Capa, GetName, Id, ImportSource, Info, Kill, List, MaintNotifications, NoEvict, NoTouch, Reply,
     SetInfo, SetName, Unblock, Unsupported,
@@ -25,12 +25,12 @@ macro_rules! table {
     ($($name:literal $arity:literal, $way:expr,
        [$($flag:ident)*] [$($category:ident)*];)*) => {
         /// Lists every command, sorted by name.
-        pub(super) static TABLE: &[Spec] = &[$(Spec {
+        pub(super) static TABLE: &[CommandSpec] = &[$(CommandSpec {
             name: $name,
             arity: $arity,
             way: $way,
-            flags: Flags(0 $(| Flags::$flag.0)*),
-            categories: Categories(0 $(| Categories::$category.0)*),
+            flags: CommandFlags(0 $(| CommandFlags::$flag.0)*),
+            categories: AclCategories(0 $(| AclCategories::$category.0)*),
         }),*];
     };
 }

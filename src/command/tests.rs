@@ -12,7 +12,7 @@ use redis_protocol::resp2::types::OwnedFrame as Frame;
 use super::*;
 use crate::resp::{ReplyScanner, speak::encode_request};
 
-fn all() -> impl Iterator<Item = (CommandId, &'static Spec)> {
+fn all() -> impl Iterator<Item = (CommandId, &'static CommandSpec)> {
     (0..COUNT as CommandId).map(|id| (id, spec(id)))
 }
 
@@ -291,21 +291,22 @@ fn nothing_that_waits_or_leaves_state_is_shared() {
         "spublish",
         "unwatch",
     ];
-    let suspect =
-        Categories(Categories::CONNECTION.0 | Categories::PUBSUB.0 | Categories::TRANSACTION.0);
+    let suspect = AclCategories(
+        AclCategories::CONNECTION.0 | AclCategories::PUBSUB.0 | AclCategories::TRANSACTION.0,
+    );
     let shared: Vec<_> = all()
         .filter(|(_, spec)| spec.way == Way::Shared)
         .filter(|(_, spec)| {
-            spec.categories.intersects(suspect) || spec.flags.contains(Flags::PUBSUB)
+            spec.categories.intersects(suspect) || spec.flags.contains(CommandFlags::PUBSUB)
         })
         .map(|(_, spec)| spec.name)
         .collect();
     assert_eq!(shared, harmless);
     for (_, spec) in all().filter(|(_, spec)| spec.way == Way::Shared) {
-        let waits = spec.flags.contains(Flags::BLOCKING)
-            || spec.categories.intersects(Categories::BLOCKING);
+        let waits = spec.flags.contains(CommandFlags::BLOCKING)
+            || spec.categories.intersects(AclCategories::BLOCKING);
         assert!(!waits, "{}", spec.name);
-        assert!(!spec.flags.contains(Flags::NO_AUTH), "{}", spec.name);
+        assert!(!spec.flags.contains(CommandFlags::NO_AUTH), "{}", spec.name);
     }
 }
 
@@ -434,18 +435,18 @@ fn compare(entry: &Frame) -> usize {
     assert_eq!(ours.arity, small(&entry[1]), "{name}");
     let flags: BTreeSet<_> = array(&entry[2]).iter().map(text).collect();
     for (theirs, flag) in [
-        ("write", Flags::WRITE),
-        ("readonly", Flags::READONLY),
-        ("blocking", Flags::BLOCKING),
-        ("pubsub", Flags::PUBSUB),
-        ("admin", Flags::ADMIN),
-        ("no_multi", Flags::NO_MULTI),
-        ("no_auth", Flags::NO_AUTH),
-        ("noscript", Flags::NOSCRIPT),
-        ("movablekeys", Flags::MOVABLE_KEYS),
+        ("write", CommandFlags::WRITE),
+        ("readonly", CommandFlags::READONLY),
+        ("blocking", CommandFlags::BLOCKING),
+        ("pubsub", CommandFlags::PUBSUB),
+        ("admin", CommandFlags::ADMIN),
+        ("no_multi", CommandFlags::NO_MULTI),
+        ("no_auth", CommandFlags::NO_AUTH),
+        ("noscript", CommandFlags::NOSCRIPT),
+        ("movablekeys", CommandFlags::MOVABLE_KEYS),
     ] {
         // WAIT has been flagged blocking only since 7.2.
-        let newer = flag == Flags::BLOCKING && name == "wait";
+        let newer = flag == CommandFlags::BLOCKING && name == "wait";
         assert_eq!(
             flags.contains(theirs) || newer,
             ours.flags.contains(flag),
@@ -454,9 +455,9 @@ fn compare(entry: &Frame) -> usize {
     }
     let categories = array(&entry[6])
         .iter()
-        .map(|category| Categories::named(text(category).trim_start_matches('@')).unwrap())
+        .map(|category| AclCategories::named(text(category).trim_start_matches('@')).unwrap())
         .fold(0, |set, category| set | category.0);
-    assert_eq!(ours.categories, Categories(categories), "{name}");
+    assert_eq!(ours.categories, AclCategories(categories), "{name}");
     let subcommands = array(&entry[9]);
     assert_eq!(is_container(id), !subcommands.is_empty(), "{name}");
     1 + subcommands.iter().map(compare).sum::<usize>()

@@ -131,7 +131,7 @@ impl PinReason {
         Self::Stalled,
     ];
 
-    /// The value of the metric's label.
+    /// Returns the value of the metric's label.
     pub const fn label(self) -> &'static str {
         match self {
             Self::Watch => "watch",

@@ -1,11 +1,11 @@
 //! Who may connect to a unix socket: the mode and owner of its file.
 
 use super::file::WrittenFile;
-use super::problem::Problem;
+use super::problem::ConfigProblem;
 
 /// Says what is set on the file of a unix socket before anybody can connect.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Access {
+pub struct AccessSettings {
     /// Sets the permission bits.
     pub mode: Option<u32>,
     /// Sets the owner, by user id.
@@ -15,7 +15,7 @@ pub struct Access {
 }
 
 /// Returns the access of the listener at `path`, and what is wrong with it.
-pub(super) fn access(file: &WrittenFile, path: &str) -> (Access, Vec<Problem>) {
+pub(super) fn access(file: &WrittenFile, path: &str) -> (AccessSettings, Vec<ConfigProblem>) {
     let mut problems = Vec::new();
     let mut id = |name: &str, list: &str| {
         let key = format!("{path}.{name}");
@@ -27,7 +27,7 @@ pub(super) fn access(file: &WrittenFile, path: &str) -> (Access, Vec<Problem>) {
         // Which the kernel takes for "leave it as it is".
         let found = found.filter(|id| *id != u32::MAX);
         if found.is_none() {
-            problems.push(Problem::new(
+            problems.push(ConfigProblem::new(
                 file.line(&key),
                 super::file::key_of(&key),
                 format!("there is no such {name} in {list}"),
@@ -36,7 +36,7 @@ pub(super) fn access(file: &WrittenFile, path: &str) -> (Access, Vec<Problem>) {
         }
         found
     };
-    let access = Access {
+    let access = AccessSettings {
         owner: id("owner", "/etc/passwd"),
         group: id("group", "/etc/group"),
         mode: file.mode(&format!("{path}.mode")),

@@ -6,7 +6,7 @@ use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
-use super::value::{Wrong, shown, wrong};
+use super::value::{WrongValue, shown, wrong};
 
 /// A TCP address or the path of a unix socket.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -74,7 +74,7 @@ impl AdminAddress {
 }
 
 /// Reads `ip:port` or `unix:/path`.
-pub(super) fn admin_address(text: &str) -> Result<AdminAddress, Wrong> {
+pub(super) fn admin_address(text: &str) -> Result<AdminAddress, WrongValue> {
     match address(text) {
         Ok(Address::Unix(path)) => Ok(AdminAddress::Unix(path)),
         Err(wrong) if text.starts_with("unix:") => Err(wrong),
@@ -83,7 +83,7 @@ pub(super) fn admin_address(text: &str) -> Result<AdminAddress, Wrong> {
 }
 
 /// Reads the name of a host, or `*.` and what it must end in; the result is lower case.
-pub(super) fn host_name(text: &str) -> Result<String, Wrong> {
+pub(super) fn host_name(text: &str) -> Result<String, WrongValue> {
     let name = text.strip_prefix("*.").unwrap_or(text);
     let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
     if name.is_empty() || text.len() > 253 || !name.bytes().all(fits) || name.starts_with('.') {
@@ -96,7 +96,7 @@ pub(super) fn host_name(text: &str) -> Result<String, Wrong> {
 }
 
 /// Reads `host:port`, `[ipv6]:port` or `unix:/path`.
-pub(super) fn address(text: &str) -> Result<Address, Wrong> {
+pub(super) fn address(text: &str) -> Result<Address, WrongValue> {
     // A URL may carry a password: what is written here must not be shown.
     if text.contains('@') || text.contains("://") {
         return Err(wrong(
@@ -144,7 +144,7 @@ const ADDRESS_FORM: &str =
 /// The kernel's `sun_path` holds 108 bytes with the one that ends it.
 const LONGEST_UNIX_PATH: usize = 107;
 
-fn unix_address(path: &str) -> Result<Address, Wrong> {
+fn unix_address(path: &str) -> Result<Address, WrongValue> {
     let name = path.rsplit('/').next().unwrap_or_default();
     let is_folder = ["", ".", ".."].contains(&name);
     if !path.starts_with('/') || is_folder || path.chars().any(char::is_control) {
@@ -188,7 +188,7 @@ fn is_host(host: &str) -> bool {
 }
 
 /// Reads `ip:port`; a name would have to be resolved before anything could be told.
-pub(super) fn socket_address(text: &str) -> Result<SocketAddr, Wrong> {
+pub(super) fn socket_address(text: &str) -> Result<SocketAddr, WrongValue> {
     text.parse().map_err(|_| {
         let what = format!("{} is not an IP address and a port", shown(text));
         wrong(what, "write such as \"127.0.0.1:9180\" or \"[::1]:9180\"")

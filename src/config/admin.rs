@@ -5,12 +5,12 @@ use std::path::Path;
 use super::file::WrittenFile;
 use super::files::read_text;
 use super::machine::FileSurroundings;
-use super::problem::Problem;
+use super::problem::ConfigProblem;
 use super::{AdminAddress, PasswordDigest, auth};
 
 /// Says where the operator's endpoint is and whom it serves.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Admin {
+pub struct AdminSettings {
     /// Everything is served there.
     pub address: Option<AdminAddress>,
     /// `/livez` and `/readyz` are served there, and nothing else.
@@ -27,7 +27,7 @@ pub struct Admin {
     pub read_token: bool,
 }
 
-impl Admin {
+impl AdminSettings {
     /// Tells whether it may be asked by this name, which a browser takes from the page's own address: another site's name that leads here
     /// is not one of ours.
     pub fn is_known_as(&self, host: &str) -> bool {
@@ -62,7 +62,10 @@ fn name_of(host: &str) -> Option<&str> {
 }
 
 /// Returns the endpoint that `file` means, and what is wrong with it.
-pub(super) fn admin(file: &WrittenFile, around: &FileSurroundings<'_>) -> (Admin, Vec<Problem>) {
+pub(super) fn admin(
+    file: &WrittenFile,
+    around: &FileSurroundings<'_>,
+) -> (AdminSettings, Vec<ConfigProblem>) {
     let mut problems = Vec::new();
     let mut tokens = Vec::new();
     let token_keys = ["admin.token", "admin.token_file", "admin.token_env"];
@@ -77,7 +80,7 @@ pub(super) fn admin(file: &WrittenFile, around: &FileSurroundings<'_>) -> (Admin
         .filter(|key| file.line(key).is_some())
         .collect();
     let mut wrong = |key: &str, what: &str, remedy: &str| {
-        problems.push(Problem::new(file.line(key), key, what, remedy));
+        problems.push(ConfigProblem::new(file.line(key), key, what, remedy));
     };
     if let [_, second, ..] = written[..] {
         wrong(second, "there are two tokens", "keep one of them");
@@ -90,7 +93,7 @@ pub(super) fn admin(file: &WrittenFile, around: &FileSurroundings<'_>) -> (Admin
             "add token_file = \"...\" to [admin], or remove read_token",
         );
     }
-    let admin = Admin {
+    let admin = AdminSettings {
         address: file.admin_address("admin.address"),
         health_address: file.admin_address("admin.health_address"),
         mode: file.mode("admin.mode"),
@@ -122,14 +125,14 @@ pub(super) fn admin(file: &WrittenFile, around: &FileSurroundings<'_>) -> (Admin
 }
 
 /// Warns of what is no mistake and yet worth a word.
-pub(super) fn warnings(file: &WrittenFile, admin: &Admin) -> Vec<Problem> {
+pub(super) fn warnings(file: &WrittenFile, admin: &AdminSettings) -> Vec<ConfigProblem> {
     let is_far = |address: &AdminAddress| match address {
         AdminAddress::Tcp(address) => !address.ip().is_loopback(),
         AdminAddress::Unix(_) => false,
     };
     let open = admin.address.as_ref().is_some_and(is_far) && admin.token.is_none();
     let warning = open.then(|| {
-        Problem::new(
+        ConfigProblem::new(
             file.line("admin.address"),
             "admin.address",
             "other hosts reach it, and whoever does may reload",
@@ -156,7 +159,7 @@ pub fn health_address(path: &Path) -> Result<AdminAddress, String> {
         })
 }
 
-fn address_of(text: &str) -> Result<Option<AdminAddress>, Problem> {
+fn address_of(text: &str) -> Result<Option<AdminAddress>, ConfigProblem> {
     let (file, _) = WrittenFile::read(text)?;
     let health = file.admin_address("admin.health_address");
     Ok(health.or_else(|| file.admin_address("admin.address")))
@@ -168,12 +171,12 @@ mod tests {
 
     #[test]
     fn only_own_names_are_known() {
-        let admin = Admin {
+        let admin = AdminSettings {
             hosts: vec![
                 "respool.example.com".to_owned(),
                 "*.svc.cluster.local".to_owned(),
             ],
-            ..Admin::default()
+            ..AdminSettings::default()
         };
         for host in [
             "127.0.0.1",

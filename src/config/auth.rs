@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 use super::file::{WrittenFile, key_of};
 use super::files::read_text;
 use super::machine::FileSurroundings;
-use super::problem::Problem;
+use super::problem::ConfigProblem;
 use super::typed_value::TypedValue;
 use super::{PasswordDigest, Secret, keys};
 
@@ -32,7 +32,7 @@ pub enum AuthMode {
 
 /// Says how clients show who they are, and which users the configuration has.
 #[derive(Debug, Clone, Default)]
-pub struct Auth {
+pub struct AuthSettings {
     /// Says who verifies them.
     pub mode: AuthMode,
     /// Lists the users of [`AuthMode::Proxy`], names unique; else none.
@@ -49,10 +49,10 @@ pub struct Auth {
     pub max_failing_addresses: usize,
 }
 
-/// A user of the configuration.
+/// Describes a user of the configuration.
 #[derive(Clone)]
 pub struct AuthUser {
-    /// The name of the user.
+    /// Names the user, as AUTH does.
     pub name: String,
     /// Holds the user's passwords, at least one, each of them good.
     pub passwords: Vec<PasswordDigest>,
@@ -126,10 +126,10 @@ pub enum SecretSource {
     /// A command prints the secret.
     Command(SecretCommand),
     /// It is a token signed for each connect.
-    Iam(Iam),
+    Iam(IamLogin),
 }
 
-/// A command that prints a password.
+/// Describes a command that prints a password.
 #[derive(Clone, PartialEq, Eq)]
 pub struct SecretCommand {
     /// Holds the program and its arguments.
@@ -147,7 +147,7 @@ impl fmt::Debug for SecretCommand {
 
 /// Says how respool authenticates by IAM at ElastiCache.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Iam {
+pub struct IamLogin {
     /// Names the region of the cache.
     pub region: String,
     /// Names the replication group or serverless cache, in lower case.
@@ -159,7 +159,10 @@ pub struct Iam {
 }
 
 /// Returns what the `[auth]` of `file` means, and what is wrong with it.
-pub(super) fn auth(file: &WrittenFile, around: &FileSurroundings<'_>) -> (Auth, Vec<Problem>) {
+pub(super) fn auth(
+    file: &WrittenFile,
+    around: &FileSurroundings<'_>,
+) -> (AuthSettings, Vec<ConfigProblem>) {
     let mode = match file.choice("auth.mode") {
         Some("none") => AuthMode::None,
         Some("proxy") => AuthMode::Proxy,
@@ -173,7 +176,7 @@ pub(super) fn auth(file: &WrittenFile, around: &FileSurroundings<'_>) -> (Auth, 
         let path = format!("auth.user[{index}]");
         match user(file, around, &path) {
             Ok(user) if users.iter().any(|other| other.name == user.name) => {
-                problems.push(Problem::new(
+                problems.push(ConfigProblem::new(
                     file.line(&format!("{path}.name")),
                     "auth.user.name",
                     "there is an earlier user of this name",
@@ -185,7 +188,7 @@ pub(super) fn auth(file: &WrittenFile, around: &FileSurroundings<'_>) -> (Auth, 
         }
     }
     if mode == AuthMode::Proxy && tables == 0 && !file.is_refused("auth.user") {
-        problems.push(Problem::new(
+        problems.push(ConfigProblem::new(
             file.line("auth.mode"),
             "auth.mode",
             "nobody could authenticate: there is no user",
@@ -193,14 +196,14 @@ pub(super) fn auth(file: &WrittenFile, around: &FileSurroundings<'_>) -> (Auth, 
         ));
     }
     if mode != AuthMode::Proxy && tables > 0 && !file.is_refused("auth.mode") {
-        problems.push(Problem::new(
+        problems.push(ConfigProblem::new(
             file.line("auth.user[0]"),
             "auth.user",
             "users of the configuration are asked only with mode = \"proxy\"",
             "set auth.mode = \"proxy\", or remove the users",
         ));
     }
-    let auth = Auth {
+    let auth = AuthSettings {
         mode,
         users,
         free_failures: u32::try_from(file.number("auth.free_failures")).unwrap_or(u32::MAX),
@@ -217,7 +220,7 @@ fn user(
     file: &WrittenFile,
     around: &FileSurroundings<'_>,
     path: &str,
-) -> Result<AuthUser, Option<Problem>> {
+) -> Result<AuthUser, Option<ConfigProblem>> {
     let at = |name: &str| format!("{path}.{name}");
     let mut passwords = Vec::new();
     for name in ["password", "password_file", "password_env"] {
@@ -237,7 +240,7 @@ fn user(
         return Err(None);
     }
     if passwords.is_empty() {
-        return Err(Some(Problem::new(
+        return Err(Some(ConfigProblem::new(
             file.line(path),
             "auth.user",
             "this user has no password",
@@ -269,7 +272,7 @@ const PASSWORDS: [[&str; 4]; 2] = [
 pub(super) fn login(
     file: &WrittenFile,
     around: &FileSurroundings<'_>,
-) -> (Option<ServerLogin>, Vec<Problem>) {
+) -> (Option<ServerLogin>, Vec<ConfigProblem>) {
     let mut problems = Vec::new();
     let (mut sources, mut keys) = (Vec::new(), Vec::new());
     for names in PASSWORDS {
@@ -294,7 +297,7 @@ pub(super) fn login(
                     .map(|name| format!("upstream.{name}"))
                     .find(|key| file.line(key).is_some());
                 if let Some(key) = other {
-                    problems.push(Problem::new(
+                    problems.push(ConfigProblem::new(
                         file.line(&key),
                         key,
                         "the server is shown a token of upstream.iam already",
@@ -305,9 +308,9 @@ pub(super) fn login(
                 sources = vec![SecretSource::Iam(iam)];
                 keys = vec!["upstream.iam".to_owned()];
             }
-            Err(what) => problems.extend(
-                what.map(|(what, remedy)| Problem::new(Some(line), "upstream.iam", what, remedy)),
-            ),
+            Err(what) => problems.extend(what.map(|(what, remedy)| {
+                ConfigProblem::new(Some(line), "upstream.iam", what, remedy)
+            })),
         }
     }
     let login = (!sources.is_empty()).then_some(ServerLogin {
@@ -323,7 +326,7 @@ fn source(
     file: &WrittenFile,
     around: &FileSurroundings<'_>,
     names: [&str; 4],
-) -> Result<Option<(String, SecretSource)>, Problem> {
+) -> Result<Option<(String, SecretSource)>, ConfigProblem> {
     let key = |name: &str| format!("upstream.{name}");
     let written: Vec<&str> = names
         .into_iter()
@@ -334,7 +337,7 @@ fn source(
         [name] => *name,
         [.., last] => {
             let [first, .., end] = names.map(|name| if name.is_empty() { names[2] } else { name });
-            return Err(Problem::new(
+            return Err(ConfigProblem::new(
                 file.line(&key(last)),
                 key(last),
                 "the password is given more than once",
@@ -366,12 +369,13 @@ pub(super) fn secret(
     file: &WrittenFile,
     around: &FileSurroundings<'_>,
     path: &str,
-) -> Result<Option<Secret>, Problem> {
+) -> Result<Option<Secret>, ConfigProblem> {
     if file.line(path).is_none() {
         return Ok(None);
     }
-    let refused =
-        |what: String, remedy: &str| Problem::new(file.line(path), key_of(path), what, remedy);
+    let refused = |what: String, remedy: &str| {
+        ConfigProblem::new(file.line(path), key_of(path), what, remedy)
+    };
     let text = match file.value(path) {
         Some(TypedValue::Secret(secret)) => return Ok(Some(secret)),
         Some(TypedValue::Text(place)) if path.ends_with("_file") => {
@@ -422,7 +426,7 @@ pub fn trimmed(text: &str) -> &str {
 fn iam(
     file: &WrittenFile,
     around: &FileSurroundings<'_>,
-) -> Result<Iam, Option<(&'static str, &'static str)>> {
+) -> Result<IamLogin, Option<(&'static str, &'static str)>> {
     if keys::in_table("upstream.iam").any(|key| file.is_refused(key.path()))
         || file.is_refused("upstream.iam")
     {
@@ -445,7 +449,7 @@ fn iam(
         "no user",
         "add user = \"...\": the id of the ElastiCache user with authentication by IAM",
     )))?;
-    Ok(Iam {
+    Ok(IamLogin {
         region,
         cluster: cluster.to_ascii_lowercase(),
         user,

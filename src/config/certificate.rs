@@ -38,18 +38,18 @@ impl fmt::Display for UnixSeconds {
 
 /// Holds what is known of a certificate.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Certificate {
+pub struct CertificateFacts {
     /// The certificate is good from then on.
     pub not_before: UnixSeconds,
     /// It is good until then.
     pub not_after: UnixSeconds,
-    /// The common name (CN) of its subject; `None` where there is none, or several.
+    /// Holds the common name (CN) of its subject; `None` where there is none, or several.
     pub common_name: Option<String>,
     /// Names who signed it, as `CN=...,O=...`.
     pub issuer: String,
 }
 
-impl Certificate {
+impl CertificateFacts {
     /// Reads what is known of a certificate in DER; `None`: it is none, or one of a kind that is not understood.
     pub fn read(der: &[u8]) -> Option<Self> {
         // `Raw`: serial numbers and times as authorities of a company's own write them.
@@ -106,7 +106,7 @@ mod tests {
 
     #[test]
     fn name_and_times_are_read_past_the_turn_of_the_time_format() {
-        let read = Certificate::read(certificate(&["billing"]).der()).unwrap();
+        let read = CertificateFacts::read(certificate(&["billing"]).der()).unwrap();
         assert_eq!(read.common_name.as_deref(), Some("billing"));
         assert_eq!(read.issuer, "CN=billing");
         assert_eq!(read.not_before.to_string(), "2026-01-02T00:00:00Z");
@@ -125,12 +125,12 @@ mod tests {
 
     #[test]
     fn a_certificate_without_a_name_has_none_and_what_is_no_certificate_is_none() {
-        let nameless = Certificate::read(certificate(&[]).der()).unwrap();
+        let nameless = CertificateFacts::read(certificate(&[]).der()).unwrap();
         assert_eq!(nameless.common_name, None);
         let der = certificate(&["a"]);
         for end in 0..der.der().len() {
-            assert_eq!(Certificate::read(&der.der()[..end]), None);
+            assert_eq!(CertificateFacts::read(&der.der()[..end]), None);
         }
-        assert_eq!(Certificate::read(b"-----BEGIN CERTIFICATE-----"), None);
+        assert_eq!(CertificateFacts::read(b"-----BEGIN CERTIFICATE-----"), None);
     }
 }

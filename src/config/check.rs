@@ -8,16 +8,17 @@ use std::time::Duration;
 
 use super::file::{WrittenFile, key_of, to_usize};
 use super::files::read_hosts;
-use super::keys::{self, Fallback};
-use super::machine::{FileSurroundings, Machine};
+use super::keys::{self, KeyDefault};
+use super::machine::{FileSurroundings, MachineResources};
 use super::memory::memory_warnings;
-use super::problem::Problem;
+use super::problem::ConfigProblem;
 use super::typed_value::TypedValue;
 use super::value::word_of_host;
 use super::{
-    Address, AtLimit, DEFAULT_GROUP, Drain, Group, Limits, Listener, Log, LogFormat, Match, Mode,
-    OnSubscriptionLoss, Per, Queue, Reconnect, Reload, Role, ServerLogin, Settings,
-    UpstreamSettings, UpstreamTls, Written, access, admin, auth, tls,
+    Address, AtLimit, CapMode, CapScope, ClientGroup, DEFAULT_GROUP, DrainSettings, GroupMatch,
+    Limits, ListenerSettings, LogFormat, LogSettings, OnSubscriptionLoss, QueueBounds,
+    ReconnectDelays, ReloadSettings, ServerLogin, ServerRole, Settings, UpstreamSettings,
+    UpstreamTls, WrittenDefaults, access, admin, auth, tls,
 };
 
 /// Builds the settings that `file` means, and finds what is missing or cannot be had.
@@ -27,7 +28,7 @@ use super::{
 pub(super) fn settings(
     file: &WrittenFile,
     around: &FileSurroundings<'_>,
-) -> (Settings, Vec<Problem>) {
+) -> (Settings, Vec<ConfigProblem>) {
     let mut problems = missing(file);
     let (login, wrong) = auth::login(file, around);
     problems.extend(wrong);
@@ -43,7 +44,7 @@ pub(super) fn settings(
     let (admin, wrong) = admin::admin(file, around);
     problems.extend(wrong);
     let limits = limits(file, around.machine);
-    let listeners: Vec<Listener> = (0..file.tables("listener"))
+    let listeners: Vec<ListenerSettings> = (0..file.tables("listener"))
         .map(|index| listener(file, around, &format!("listener[{index}]"), &mut problems))
         .collect();
     let groups = groups(file, limits.idle_timeout);
@@ -52,7 +53,7 @@ pub(super) fn settings(
     let has_tls = listeners.iter().any(|listener| listener.tls.is_some());
     warnings.extend(memory_warnings(file, &limits, has_tls));
     let settings = Settings {
-        written: Written {
+        written: WrittenDefaults {
             workers: file.line("workers").is_some(),
             instance: file.line("instance").is_some(),
         },
@@ -60,7 +61,7 @@ pub(super) fn settings(
         instance: file
             .text("instance")
             .unwrap_or_else(|| word_of_host(&around.machine.host_name)),
-        drain: Drain {
+        drain: DrainSettings {
             delay: file.time("drain_delay"),
             until_empty: file.flag("drain_until_empty"),
             deadline: file.time("drain_deadline"),
@@ -77,7 +78,7 @@ pub(super) fn settings(
         operators: file.texts("admin.users"),
         admin: Arc::new(admin),
         log: log(file),
-        reload: Reload {
+        reload: ReloadSettings {
             watch: file.flag("reload.watch"),
             interval: file.time("reload.interval"),
         },
@@ -86,10 +87,10 @@ pub(super) fn settings(
 }
 
 /// Finds the required keys that are not there, in every table that is.
-fn missing(file: &WrittenFile) -> Vec<Problem> {
+fn missing(file: &WrittenFile) -> Vec<ConfigProblem> {
     let required = keys::keys()
         .iter()
-        .filter(|key| matches!(key.default, Fallback::Required));
+        .filter(|key| matches!(key.default, KeyDefault::Required));
     let mut problems = Vec::new();
     for key in required {
         let (table, name) = (key.table(), key.name());
@@ -125,14 +126,19 @@ fn missing(file: &WrittenFile) -> Vec<Problem> {
                         format!("add {name} = \"...\" to this [[{}]]", key_of(&table)),
                     ),
                 };
-                problems.push(Problem::new(file.line(&table), key.path(), what, remedy));
+                problems.push(ConfigProblem::new(
+                    file.line(&table),
+                    key.path(),
+                    what,
+                    remedy,
+                ));
             }
         }
     }
     problems
 }
 
-fn workers(file: &WrittenFile, machine: &Machine, upstream: &UpstreamSettings) -> usize {
+fn workers(file: &WrittenFile, machine: &MachineResources, upstream: &UpstreamSettings) -> usize {
     // More workers than shared connections cannot be had, and each takes another for subscriptions: the default gives way;
     // a number that is written does not.
     let shared = upstream.shared_connections;
@@ -149,14 +155,14 @@ fn listener(
     file: &WrittenFile,
     around: &FileSurroundings<'_>,
     path: &str,
-    problems: &mut Vec<Problem>,
-) -> Listener {
+    problems: &mut Vec<ConfigProblem>,
+) -> ListenerSettings {
     let address = address(file, &format!("{path}.address"));
     let (tls, wrong) = tls::listener(file, around, path);
     problems.extend(wrong);
     let (access, wrong) = access::access(file, path);
     problems.extend(wrong);
-    Listener {
+    ListenerSettings {
         name: address.to_string(),
         address,
         backlog: file
@@ -181,14 +187,14 @@ fn shared_connections(file: &WrittenFile) -> usize {
 fn hosts_file(
     file: &WrittenFile,
     around: &FileSurroundings<'_>,
-) -> Result<Option<PathBuf>, Problem> {
+) -> Result<Option<PathBuf>, ConfigProblem> {
     let key = "upstream.hosts_file";
     let Some(path) = file.text(key).map(|path| around.dir.join(path)) else {
         return Ok(None);
     };
     match read_hosts(&path) {
         Ok(_) => Ok(Some(path)),
-        Err(why) => Err(Problem::new(
+        Err(why) => Err(ConfigProblem::new(
             file.line(key),
             key,
             format!("{} cannot be read: {why}", path.display()),
@@ -210,8 +216,8 @@ fn upstream(
     UpstreamSettings {
         address: address(file, "upstream.address"),
         role: match file.choice("upstream.role") {
-            Some("replica") => Role::Replica,
-            _ => Role::Primary,
+            Some("replica") => ServerRole::Replica,
+            _ => ServerRole::Primary,
         },
         hosts_file,
         resolve_interval: file.time("upstream.resolve_interval"),
@@ -224,7 +230,7 @@ fn upstream(
         keepalive: file.time("upstream.keepalive"),
         ping_interval: file.time("upstream.ping_interval"),
         health_interval: file.time("upstream.health_interval"),
-        reconnect: Reconnect {
+        reconnect: ReconnectDelays {
             initial: file.time("upstream.reconnect.initial"),
             max: file.time("upstream.reconnect.max"),
         },
@@ -234,7 +240,7 @@ fn upstream(
         circuit_after: file
             .duration("upstream.circuit.after")
             .unwrap_or(CIRCUIT_AFTER.max(queue_timeout)),
-        queue: Queue {
+        queue: QueueBounds {
             timeout: queue_timeout,
             max_commands: file.number("upstream.queue.max_commands"),
         },
@@ -251,7 +257,7 @@ fn upstream(
     }
 }
 
-fn limits(file: &WrittenFile, machine: &Machine) -> Limits {
+fn limits(file: &WrittenFile, machine: &MachineResources) -> Limits {
     Limits {
         max_clients: file.number("limits.max_clients"),
         max_memory: match file.value("limits.max_memory") {
@@ -283,15 +289,15 @@ fn limits(file: &WrittenFile, machine: &Machine) -> Limits {
 }
 
 /// Returns the groups as written, and `default` behind them unless the operator wrote it.
-fn groups(file: &WrittenFile, idle_timeout: Duration) -> Vec<Group> {
-    let mut groups: Vec<Group> = (0..file.tables("group"))
+fn groups(file: &WrittenFile, idle_timeout: Duration) -> Vec<ClientGroup> {
+    let mut groups: Vec<ClientGroup> = (0..file.tables("group"))
         .map(|index| group(file, &format!("group[{index}]"), idle_timeout))
         .collect();
     if groups.last().is_none_or(|last| last.name != DEFAULT_GROUP) {
-        groups.push(Group {
+        groups.push(ClientGroup {
             name: DEFAULT_GROUP.to_owned(),
-            matches: Match::default(),
-            per: Per::Group,
+            matches: GroupMatch::default(),
+            per: CapScope::Group,
             max_connections: None,
             warn_connections: None,
             max_connects_per_second: None,
@@ -300,19 +306,19 @@ fn groups(file: &WrittenFile, idle_timeout: Duration) -> Vec<Group> {
             at_limit: AtLimit::Reject,
             evict_pause: Duration::ZERO,
             max_evictions_per_second: 1,
-            mode: Mode::Enforce,
+            mode: CapMode::Enforce,
             deny_commands: Vec::new(),
         });
     }
     groups
 }
 
-fn group(file: &WrittenFile, path: &str, idle_timeout: Duration) -> Group {
+fn group(file: &WrittenFile, path: &str, idle_timeout: Duration) -> ClientGroup {
     let at = |name: &str| format!("{path}.{name}");
     let cap = |name: &str| file.count(&at(name)).map(to_usize);
-    Group {
+    ClientGroup {
         name: file.text(&at("name")).unwrap_or_default(),
-        matches: Match {
+        matches: GroupMatch {
             address: match file.value(&at("match.address")) {
                 Some(TypedValue::Networks(networks)) => networks,
                 _ => Vec::new(),
@@ -323,15 +329,15 @@ fn group(file: &WrittenFile, path: &str, idle_timeout: Duration) -> Group {
             certificate_name: file.glob(&at("match.certificate_name")),
         },
         per: match file.choice(&at("per")) {
-            Some("address") => Per::Address {
+            Some("address") => CapScope::Address {
                 ipv6_prefix: file
                     .count(&at("per_ipv6_prefix"))
                     .and_then(|bits| u8::try_from(bits).ok())
                     .unwrap_or(64),
             },
-            Some("client_name") => Per::ClientName,
-            Some("user") => Per::User,
-            _ => Per::Group,
+            Some("client_name") => CapScope::ClientName,
+            Some("user") => CapScope::User,
+            _ => CapScope::Group,
         },
         max_connections: cap("max_connections"),
         warn_connections: cap("warn_connections"),
@@ -349,8 +355,8 @@ fn group(file: &WrittenFile, path: &str, idle_timeout: Duration) -> Group {
             .count(&at("max_evictions_per_second"))
             .map_or(u32::MAX, |rate| u32::try_from(rate).unwrap_or(u32::MAX)),
         mode: match file.choice(&at("mode")) {
-            Some("observe") => Mode::Observe,
-            _ => Mode::Enforce,
+            Some("observe") => CapMode::Observe,
+            _ => CapMode::Enforce,
         },
         deny_commands: match file.value(&at("deny_commands")) {
             Some(TypedValue::Commands(commands)) => commands,
@@ -359,8 +365,8 @@ fn group(file: &WrittenFile, path: &str, idle_timeout: Duration) -> Group {
     }
 }
 
-fn log(file: &WrittenFile) -> Log {
-    Log {
+fn log(file: &WrittenFile) -> LogSettings {
+    LogSettings {
         level: file.choice("log.level").unwrap_or("info").to_owned(),
         format: match file.choice("log.format") {
             Some("json") => LogFormat::Json,

@@ -9,16 +9,20 @@ mod groups;
 pub use addresses::share_a_port;
 
 use super::file::{WrittenFile, key_of};
-use super::keys::{self, Fallback};
-use super::machine::Machine;
+use super::keys::{self, KeyDefault};
+use super::machine::MachineResources;
 use super::memory::{CLIENT_BYTES, CLIENTS, MEMORY, too_little};
-use super::problem::Problem;
+use super::problem::ConfigProblem;
 use super::value::{duration_text, size_text};
 use super::{AuthMode, Settings};
 
 /// Finds everything in `settings` that contradicts something else or does not fit on `machine`.
-pub(super) fn find(settings: &Settings, file: &WrittenFile, machine: &Machine) -> Vec<Problem> {
-    let mut found = Conflicts {
+pub(super) fn find(
+    settings: &Settings,
+    file: &WrittenFile,
+    machine: &MachineResources,
+) -> Vec<ConfigProblem> {
+    let mut found = SettingConflicts {
         settings,
         file,
         problems: Vec::new(),
@@ -38,13 +42,13 @@ pub(super) fn find(settings: &Settings, file: &WrittenFile, machine: &Machine) -
     found.problems
 }
 
-struct Conflicts<'a> {
+struct SettingConflicts<'a> {
     settings: &'a Settings,
     file: &'a WrittenFile,
-    problems: Vec<Problem>,
+    problems: Vec<ConfigProblem>,
 }
 
-impl Conflicts<'_> {
+impl SettingConflicts<'_> {
     /// Tells whether the operator has written `path`.
     fn is_written(&self, path: &str) -> bool {
         self.file.line(path).is_some()
@@ -59,14 +63,18 @@ impl Conflicts<'_> {
         let Some(key) = written.or(keys.first()) else {
             return;
         };
-        self.problems
-            .push(Problem::new(self.line_near(key), key_of(key), what, remedy));
+        self.problems.push(ConfigProblem::new(
+            self.line_near(key),
+            key_of(key),
+            what,
+            remedy,
+        ));
     }
 
     /// Tells whether the value of `path` was refused or is missing, so that nothing can be said about it.
     fn is_unknown(&self, path: &str) -> bool {
         let required = || {
-            keys::find(&key_of(path)).is_some_and(|key| matches!(key.default, Fallback::Required))
+            keys::find(&key_of(path)).is_some_and(|key| matches!(key.default, KeyDefault::Required))
         };
         self.file.is_refused(path) || (self.file.line(path).is_none() && required())
     }
@@ -227,7 +235,7 @@ impl Conflicts<'_> {
         }
     }
 
-    fn with_the_machine(&mut self, machine: &Machine) {
+    fn with_the_machine(&mut self, machine: &MachineResources) {
         let needed = self.settings.descriptors_needed();
         let allowed = machine.file_descriptors;
         // Whatever the pool was meant to be, it hardly counts beside the clients.

@@ -9,11 +9,11 @@ use std::time::Duration;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::keys::{self, Fallback, ValueKind};
+use super::keys::{self, KeyDefault, ValueKind};
 
-use super::problem::Problem;
+use super::problem::ConfigProblem;
 use super::typed_value::{TypedValue, ValueError, default_value, kind_of, typed_value};
-use super::value::{Wrong, shown, wrong};
+use super::value::{WrongValue, shown, wrong};
 use super::{Address, AdminAddress, Glob};
 
 /// Stands in the file under one key.
@@ -24,7 +24,7 @@ struct WrittenValue {
     value: Option<TypedValue>,
 }
 
-/// A configuration file in which every key that was not refused holds a value of its kind.
+/// Holds a configuration file in which every key that was not refused has a value of its kind.
 #[derive(Debug, Default)]
 pub(super) struct WrittenFile {
     /// Holds the entries by path; the tables of a `[[table]]` are `table[0]`, `table[1]`...
@@ -33,19 +33,19 @@ pub(super) struct WrittenFile {
 
 impl WrittenFile {
     /// Reads `text` and says everything that is wrong with single keys. `Err`: the text is not TOML at all.
-    pub(super) fn read(text: &str) -> Result<(Self, Vec<Problem>), Problem> {
+    pub(super) fn read(text: &str) -> Result<(Self, Vec<ConfigProblem>), ConfigProblem> {
         let lines = LineStarts::of(text);
         // Only the message and the place are taken: the error's own text would show the line, and with it a password.
         let document = DeTable::parse(text).map_err(|error| {
             let line = error.span().map(|span| lines.at(span.start));
-            Problem::new(
+            ConfigProblem::new(
                 line,
                 "",
                 format!("not TOML: {}", error.message()),
                 "correct this line: TOML writes key = value, texts in double quotes, and tables in brackets",
             )
         })?;
-        let mut walk = Walk {
+        let mut walk = FileWalk {
             file: Self::default(),
             lines,
             problems: Vec::new(),
@@ -63,7 +63,7 @@ impl WrittenFile {
             return Some(value.clone());
         }
         match keys::find(&key_of(path))? {
-            key if matches!(key.default, Fallback::Is(_)) => default_value(key),
+            key if matches!(key.default, KeyDefault::Is(_)) => default_value(key),
             _ => None,
         }
     }
@@ -244,13 +244,13 @@ impl LineStarts {
     }
 }
 
-struct Walk {
+struct FileWalk {
     file: WrittenFile,
     lines: LineStarts,
-    problems: Vec<Problem>,
+    problems: Vec<ConfigProblem>,
 }
 
-impl Walk {
+impl FileWalk {
     fn table(&mut self, table: &DeTable<'_>, key: &str, path: &str) {
         for (name, value) in table {
             let line = self.lines.at(name.span().start);
@@ -366,7 +366,7 @@ impl Walk {
         };
         let key = printable(&join(table, name));
         self.problems
-            .push(Problem::new(Some(line), key, "unknown key", remedy));
+            .push(ConfigProblem::new(Some(line), key, "unknown key", remedy));
     }
 
     fn keep(&mut self, path: &str, line: usize, value: TypedValue) {
@@ -379,12 +379,16 @@ impl Walk {
         );
     }
 
-    fn refuse(&mut self, key: &str, path: &str, line: usize, wrong: Wrong) {
+    fn refuse(&mut self, key: &str, path: &str, line: usize, wrong: WrongValue) {
         self.file
             .entries
             .insert(path.to_owned(), WrittenValue { line, value: None });
-        self.problems
-            .push(Problem::new(Some(line), key, wrong.what, wrong.remedy));
+        self.problems.push(ConfigProblem::new(
+            Some(line),
+            key,
+            wrong.what,
+            wrong.remedy,
+        ));
     }
 }
 

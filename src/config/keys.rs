@@ -3,12 +3,12 @@
 //! Unknown keys and their suggestions, defaults and the test of `docs/configuration.md` derive from it; a key that is
 //! not in here does not exist. What a value means is read in `value`, what it becomes is decided in `check`.
 
-/// A key of the configuration file.
+/// Describes a key of the configuration file.
 #[derive(Debug)]
 pub struct SettingKey {
     path: &'static str,
     pub(super) kind: ValueKind,
-    pub(super) default: Fallback,
+    pub(super) default: KeyDefault,
 }
 
 /// Says what is written under a key, with its bounds.
@@ -63,7 +63,7 @@ pub(super) enum ValueKind {
 
 /// Says what holds when a key is not written.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Fallback {
+pub(super) enum KeyDefault {
     /// This value holds, as it would be written in the file.
     Is(&'static str),
     /// Nothing holds: the file is wrong without it.
@@ -114,10 +114,10 @@ impl SettingKey {
     /// Says its default in the words of `docs/configuration.md`.
     pub fn default_text(&self) -> String {
         match self.default {
-            Fallback::Is(toml) => format!("`{toml}`"),
-            Fallback::Required => "required".to_owned(),
-            Fallback::Absent => "none".to_owned(),
-            Fallback::From(words) => words.to_owned(),
+            KeyDefault::Is(toml) => format!("`{toml}`"),
+            KeyDefault::Required => "required".to_owned(),
+            KeyDefault::Absent => "none".to_owned(),
+            KeyDefault::From(words) => words.to_owned(),
         }
     }
 
@@ -186,7 +186,7 @@ pub(super) fn nearest_word<'a>(
         .map(|(_, word)| word)
 }
 
-const fn key(path: &'static str, kind: ValueKind, default: Fallback) -> SettingKey {
+const fn key(path: &'static str, kind: ValueKind, default: KeyDefault) -> SettingKey {
     SettingKey {
         path,
         kind,
@@ -221,7 +221,7 @@ const TIB: u64 = MIB * MIB;
 /// No server or process can hold more sockets: what is past it is a slip of the finger.
 const MANY: u64 = 10_000_000;
 
-use Fallback::{Absent, From, Is, Required};
+use KeyDefault::{Absent, From, Is, Required};
 
 #[rustfmt::skip]
 const KEYS: &[SettingKey] = &[

@@ -8,24 +8,24 @@ use super::check;
 use super::conflicts;
 use super::file::WrittenFile;
 use super::files::{is_plain_file, read_bytes, read_text};
-use super::machine::{FileSurroundings, Machine};
-use super::problem::{Problem, Problems};
+use super::machine::{FileSurroundings, MachineResources};
+use super::problem::{ConfigProblem, ConfigProblems};
 
 /// Reads and checks the file at `path` against this machine and this process' environment.
 ///
 /// # Errors
 /// Everything is told that is wrong with it; the texts begin with `path`.
-pub fn load(path: &Path) -> Result<Settings, Problems> {
+pub fn load(path: &Path) -> Result<Settings, ConfigProblems> {
     let settings = match read_text(path) {
         Ok(text) => {
             let dir = path.parent().unwrap_or(Path::new("."));
-            parse(&text, dir, &Machine::here(), &|name| {
+            parse(&text, dir, &MachineResources::here(), &|name| {
                 std::env::var(name).ok()
             })
         }
         Err(why) => {
             let remedy = "give the path of a readable TOML file with --config";
-            Err(Problems::new(vec![Problem::new(
+            Err(ConfigProblems::new(vec![ConfigProblem::new(
                 None,
                 "",
                 format!("cannot be read: {why}"),
@@ -43,11 +43,11 @@ pub fn load(path: &Path) -> Result<Settings, Problems> {
 pub fn parse(
     text: &str,
     dir: &Path,
-    machine: &Machine,
+    machine: &MachineResources,
     environment: &dyn Fn(&str) -> Option<String>,
-) -> Result<Settings, Problems> {
+) -> Result<Settings, ConfigProblems> {
     let (file, mut problems) =
-        WrittenFile::read(text).map_err(|problem| Problems::new(vec![problem]))?;
+        WrittenFile::read(text).map_err(|problem| ConfigProblems::new(vec![problem]))?;
     let (settings, more) = check::settings(
         &file,
         &FileSurroundings {
@@ -61,7 +61,7 @@ pub fn parse(
     if problems.is_empty() {
         Ok(settings)
     } else {
-        Err(Problems::new(problems))
+        Err(ConfigProblems::new(problems))
     }
 }
 

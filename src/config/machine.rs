@@ -7,20 +7,20 @@ use super::UnixSeconds;
 
 /// Says what the machine offers; it is passed into the checks, so that they are the same on every machine in tests.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Machine {
+pub struct MachineResources {
     /// This process may use so many cores; at least 1.
     pub cores: usize,
-    /// The hard `RLIMIT_NOFILE`; `usize::MAX` when there is none.
+    /// Holds the hard `RLIMIT_NOFILE`; `usize::MAX` when there is none.
     pub file_descriptors: usize,
     /// This process may use so many bytes of memory: the least of what its control groups and the machine have.
     pub memory: usize,
-    /// The name of the host.
+    /// Holds the name of the host.
     pub host_name: String,
-    /// The time by its clock.
+    /// Holds the time by its clock.
     pub now: UnixSeconds,
 }
 
-impl Machine {
+impl MachineResources {
     /// Looks at the machine this process runs on.
     pub fn here() -> Self {
         let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum;
@@ -44,7 +44,7 @@ pub(super) struct FileSurroundings<'a> {
     /// Relative paths in the file start here.
     pub(super) dir: &'a Path,
     /// The settings are for this machine.
-    pub(super) machine: &'a Machine,
+    pub(super) machine: &'a MachineResources,
     /// Returns the value of an environment variable.
     pub(super) environment: &'a dyn Fn(&str) -> Option<String>,
 }
@@ -95,7 +95,7 @@ mod tests {
 
     #[test]
     fn this_machine_has_a_core_and_room_for_this_test() {
-        let machine = Machine::here();
+        let machine = MachineResources::here();
         assert!(machine.cores >= 1 && machine.file_descriptors > 3);
         assert!(machine.memory > 1 << 24, "{}", machine.memory);
     }

@@ -2,7 +2,7 @@
 
 use super::Limits;
 use super::file::WrittenFile;
-use super::problem::Problem;
+use super::problem::ConfigProblem;
 use super::value::size_text;
 
 /// A client that is connected and does nothing costs this: 2.3 KiB were measured, without TLS.
@@ -65,7 +65,11 @@ pub(super) fn too_little(
 }
 
 /// Warns where `limits.max_memory` may not be kept: it follows from the machine, or clients come with TLS, and all may be there at once.
-pub(super) fn memory_warnings(file: &WrittenFile, limits: &Limits, has_tls: bool) -> Vec<Problem> {
+pub(super) fn memory_warnings(
+    file: &WrittenFile,
+    limits: &Limits,
+    has_tls: bool,
+) -> Vec<ConfigProblem> {
     let is_written = file.line(MEMORY).is_some();
     let plain = too_little(limits, CLIENT_BYTES, "");
     let found = match plain {
@@ -74,6 +78,6 @@ pub(super) fn memory_warnings(file: &WrittenFile, limits: &Limits, has_tls: bool
         plain => plain,
     };
     let line = file.line(MEMORY).or_else(|| file.line(CLIENTS));
-    let warning = found.map(|(what, remedy)| Problem::new(line, MEMORY, what, remedy));
+    let warning = found.map(|(what, remedy)| ConfigProblem::new(line, MEMORY, what, remedy));
     warning.into_iter().collect()
 }

@@ -1,7 +1,7 @@
 //! What the operator wrote, checked into what it means.
 //!
 //! Two types: the file as written (`file`), and [`Settings`], which can only be built valid (`check`). All problems are
-//! told at once ([`Problems`]). Invariant: a [`Settings`] that reached a caller has passed every check of this module.
+//! told at once ([`ConfigProblems`]). Invariant: a [`Settings`] that reached a caller has passed every check of this module.
 
 mod access;
 mod address;
@@ -28,25 +28,27 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use access::Access;
+pub use access::AccessSettings;
 pub use address::{Address, AdminAddress};
-pub use admin::{Admin, health_address};
+pub use admin::{AdminSettings, health_address};
 pub use auth::{
-    Auth, AuthMode, AuthUser, Iam, SecretCommand, SecretSource, ServerLogin, secret_in_file,
-    trimmed,
+    AuthMode, AuthSettings, AuthUser, IamLogin, SecretCommand, SecretSource, ServerLogin,
+    secret_in_file, trimmed,
 };
-pub use certificate::{Certificate, UnixSeconds};
+pub use certificate::{CertificateFacts, UnixSeconds};
 pub use conflicts::share_a_port;
 pub use files::{is_plain_file, read_authorities, read_hosts};
 pub use keys::{SettingKey, keys};
 pub use load::{fingerprint, load, parse};
-pub use machine::Machine;
+pub use machine::MachineResources;
 pub use memory::{CLIENT_BYTES, PROCESS_BYTES, TLS_CLIENT_BYTES, memory_for};
-pub use problem::{Problem, Problems};
+pub use problem::{ConfigProblem, ConfigProblems};
 pub use reload::{MOST_GROUPS, succeed};
 pub use report::report;
 pub use secret::{PasswordDigest, Secret};
-pub use tls::{Authorities, ListenerTls, Pair, UpstreamTls, Verification, provider};
+pub use tls::{
+    CertifiedPair, ListenerTls, ServerVerification, TrustedAuthorities, UpstreamTls, provider,
+};
 
 /// Is everything that respool runs by. It is built only by the checks of this module, so that every value in it is usable as it is.
 #[derive(Debug, Clone)]
@@ -54,38 +56,38 @@ pub struct Settings {
     /// Counts the worker threads; at least 1, never more than `upstream.shared_connections`.
     pub workers: usize,
     /// Tells what of it the operator wrote.
-    pub written: Written,
+    pub written: WrittenDefaults,
     /// Names this respool among others; it is part of the names of its connections at the server.
     pub instance: String,
     /// Says what happens between the signal to end and the drain.
-    pub drain: Drain,
+    pub drain: DrainSettings,
     /// A drain waits so long for clients to finish before it closes them.
     pub drain_timeout: Duration,
     /// A worker may stand still for so long before `/livez` says so.
     pub stall_timeout: Duration,
     /// Clients connect there; there is at least one.
-    pub listeners: Vec<Listener>,
+    pub listeners: Vec<ListenerSettings>,
     /// Says how clients show who they are.
-    pub auth: Auth,
+    pub auth: AuthSettings,
     /// Describes the server and the pool of connections to it.
     pub upstream: UpstreamSettings,
     /// Bounds what each client and the process may take.
     pub limits: Limits,
     /// Lists the client groups. A group keeps its index as long as the process runs, whatever reloads add, remove or reorder.
-    pub groups: Vec<Group>,
+    pub groups: Vec<ClientGroup>,
     /// Lists the indices of the groups there are, in order of matching; the last is always `default`, which matches everyone. A group that
     /// is not among them was removed by a reload.
     pub order: Vec<usize>,
     /// Describes the operator's HTTP endpoint.
-    pub admin: Arc<Admin>,
+    pub admin: Arc<AdminSettings>,
     /// Places are kept for these users at every cap.
     pub operators: Vec<String>,
     /// Says how respool logs.
-    pub log: Log,
+    pub log: LogSettings,
     /// Says when the configuration is read again.
-    pub reload: Reload,
+    pub reload: ReloadSettings,
     /// Holds what is no mistake and yet worth a word at the start.
-    pub warnings: Vec<Problem>,
+    pub warnings: Vec<ConfigProblem>,
 }
 
 impl Settings {
@@ -93,10 +95,13 @@ impl Settings {
     ///
     /// # Errors
     /// All problems are told: of the text, and of the text with this machine.
-    pub fn from_toml(text: &str) -> Result<Self, Problems> {
-        parse(text, std::path::Path::new("."), &Machine::here(), &|name| {
-            std::env::var(name).ok()
-        })
+    pub fn from_toml(text: &str) -> Result<Self, ConfigProblems> {
+        parse(
+            text,
+            std::path::Path::new("."),
+            &MachineResources::here(),
+            &|name| std::env::var(name).ok(),
+        )
     }
 
     /// Returns how many of the shared connections worker `index` has.
@@ -127,7 +132,7 @@ impl Settings {
 
 /// Says what happens between the signal to end and the drain: respool serves on, and says to probes that it ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Drain {
+pub struct DrainSettings {
     /// It serves on for so long at least.
     pub delay: Duration,
     /// It serves on while there are clients, where this is true.
@@ -138,7 +143,7 @@ pub struct Drain {
 
 /// Describes one listening socket.
 #[derive(Debug, Clone)]
-pub struct Listener {
+pub struct ListenerSettings {
     /// Says where it listens.
     pub address: Address,
     /// The address as the operator wrote it; groups match listeners by it.
@@ -148,7 +153,7 @@ pub struct Listener {
     /// Holds the TLS of the listener, if its clients speak it.
     pub tls: Option<ListenerTls>,
     /// Says who may connect, where it is a unix socket.
-    pub access: Access,
+    pub access: AccessSettings,
     /// Is true where its clients are operators.
     pub admin: bool,
 }
@@ -159,7 +164,7 @@ pub struct UpstreamSettings {
     /// Says where the server is.
     pub address: Address,
     /// Says what the server at that address is for.
-    pub role: Role,
+    pub role: ServerRole,
     /// Names are looked up in this file, of the form of `/etc/hosts`, before the system is asked.
     pub hosts_file: Option<PathBuf>,
     /// The server's name is resolved this often while connections are up; zero: only to connect.
@@ -183,13 +188,13 @@ pub struct UpstreamSettings {
     /// The server is asked for its health this often; zero: never.
     pub health_interval: Duration,
     /// Says how attempts to connect back off.
-    pub reconnect: Reconnect,
+    pub reconnect: ReconnectDelays,
     /// Bounds the attempts to connect in a second, in the whole process; a second's worth may be made at once.
     pub max_connects_per_second: u32,
     /// New commands are answered at once as not sent when no attempt to connect has succeeded for this long; zero: never.
     pub circuit_after: Duration,
     /// Bounds the unsent commands held while the server is away.
-    pub queue: Queue,
+    pub queue: QueueBounds,
     /// A client waits this long for a connection to pin.
     pub borrow_timeout: Duration,
     /// Clients are not read while more bytes than this are appended to a connection and not yet taken by the kernel.
@@ -208,7 +213,7 @@ pub struct UpstreamSettings {
 
 /// Says what the server is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Role {
+pub enum ServerRole {
     /// It is one that takes writes.
     #[default]
     Primary,
@@ -227,7 +232,7 @@ pub enum OnSubscriptionLoss {
 
 /// Backs off exponentially, with full jitter.
 #[derive(Debug, Clone, Copy)]
-pub struct Reconnect {
+pub struct ReconnectDelays {
     /// Bounds the first delay from above.
     pub initial: Duration,
     /// Bounds every later delay from above.
@@ -236,7 +241,7 @@ pub struct Reconnect {
 
 /// Bounds what waits while the server is away.
 #[derive(Debug, Clone, Copy)]
-pub struct Queue {
+pub struct QueueBounds {
     /// A command that has waited this long is answered with an error.
     pub timeout: Duration,
     /// Bounds the commands that wait at once in the whole process.
@@ -302,13 +307,13 @@ const DEFAULT_GROUP: &str = "default";
 
 /// Describes a client group: who belongs to it, its caps, and what its clients may do.
 #[derive(Debug, Clone)]
-pub struct Group {
+pub struct ClientGroup {
     /// Names the group; it is a label of the metrics.
     pub name: String,
     /// Says who belongs to it.
-    pub matches: Match,
+    pub matches: GroupMatch,
     /// Says what its cap counts.
-    pub per: Per,
+    pub per: CapScope,
     /// Caps the connections of the group, or of each of those its cap counts; `None`: only `limits.max_clients` holds.
     pub max_connections: Option<usize>,
     /// A warning is logged and shown from this count on.
@@ -326,14 +331,14 @@ pub struct Group {
     /// Bounds the clients that are evicted in a second.
     pub max_evictions_per_second: u32,
     /// Says whether the cap is enforced.
-    pub mode: Mode,
+    pub mode: CapMode,
     /// These commands are refused: lower-case names, `name|subcommand`, or `@category`.
     pub deny_commands: Vec<String>,
 }
 
 /// Says who belongs to a group: all that is given must match. An empty match takes everyone.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Match {
+pub struct GroupMatch {
     /// The peer address is inside one of these networks; clients of unix sockets are in none.
     pub address: Vec<ipnet::IpNet>,
     /// The listener's configured address matches this glob.
@@ -346,7 +351,7 @@ pub struct Match {
     pub certificate_name: Option<Glob>,
 }
 
-impl Match {
+impl GroupMatch {
     /// Tells whether it takes everyone.
     pub fn is_empty(&self) -> bool {
         self.address.is_empty()
@@ -357,7 +362,7 @@ impl Match {
     }
 }
 
-/// A glob with its source text. `*` and `?` match every byte, `/` and newline included.
+/// Holds a glob with its source text. `*` and `?` match every byte, `/` and newline included.
 #[derive(Clone)]
 pub struct Glob(pub globset::GlobMatcher);
 
@@ -402,7 +407,7 @@ impl std::fmt::Debug for Glob {
 
 /// Says what a group's cap counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Per {
+pub enum CapScope {
     /// It counts the whole group.
     Group,
     /// It counts each peer IP address.
@@ -427,7 +432,7 @@ pub enum AtLimit {
 
 /// Says whether a cap is enforced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mode {
+pub enum CapMode {
     /// The cap is enforced.
     Enforce,
     /// A newcomer that the cap would reject is counted, logged and let in.
@@ -436,7 +441,7 @@ pub enum Mode {
 
 /// Tells what the operator wrote of what otherwise follows from the machine or from other settings: in a reload it does not follow them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Written {
+pub struct WrittenDefaults {
     /// Is true where `workers` is written.
     pub workers: bool,
     /// Is true where `instance` is written.
@@ -445,7 +450,7 @@ pub struct Written {
 
 /// Says when the configuration is read again, beside SIGHUP and `POST /reload`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Reload {
+pub struct ReloadSettings {
     /// Is true where it is read again when the content of the file, or of a file it names, has changed.
     pub watch: bool,
     /// The content is looked at so often.
@@ -454,8 +459,8 @@ pub struct Reload {
 
 /// Says how respool logs.
 #[derive(Debug, Clone)]
-pub struct Log {
-    /// The least severe level written.
+pub struct LogSettings {
+    /// Names the least severe level that is written.
     pub level: String,
     /// Says in which form lines are written.
     pub format: LogFormat,

@@ -5,12 +5,12 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-/// One thing that the operator has to change.
+/// Describes one thing that the operator has to change.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Problem {
-    /// The line of the file, from 1; `None` when the file as a whole is meant.
+pub struct ConfigProblem {
+    /// Says on which line of the file it is, from 1; `None` when the file as a whole is meant.
     pub line: Option<usize>,
-    /// The key as `docs/configuration.md` names it; empty when no key is to blame.
+    /// Names the key as `docs/configuration.md` does; it is empty when no key is to blame.
     pub key: String,
     /// Says what is wrong.
     pub what: String,
@@ -18,7 +18,7 @@ pub struct Problem {
     pub remedy: String,
 }
 
-impl Problem {
+impl ConfigProblem {
     pub(super) fn new(
         line: Option<usize>,
         key: impl Into<String>,
@@ -34,7 +34,7 @@ impl Problem {
     }
 }
 
-impl fmt::Display for Problem {
+impl fmt::Display for ConfigProblem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if !self.key.is_empty() {
             write!(f, "{}: ", self.key)?;
@@ -45,14 +45,14 @@ impl fmt::Display for Problem {
 
 /// Holds everything that is wrong with one configuration, in the order of its lines; never empty.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Problems {
+pub struct ConfigProblems {
     file: Option<PathBuf>,
-    list: Vec<Problem>,
+    list: Vec<ConfigProblem>,
 }
 
-impl Problems {
+impl ConfigProblems {
     /// Sorts `list` by line; what has no line comes last.
-    pub(super) fn new(mut list: Vec<Problem>) -> Self {
+    pub(super) fn new(mut list: Vec<ConfigProblem>) -> Self {
         list.sort_by_key(|problem| problem.line.unwrap_or(usize::MAX));
         Self { file: None, list }
     }
@@ -64,7 +64,7 @@ impl Problems {
     }
 
     /// Returns the problems one by one.
-    pub fn iter(&self) -> std::slice::Iter<'_, Problem> {
+    pub fn iter(&self) -> std::slice::Iter<'_, ConfigProblem> {
         self.list.iter()
     }
 
@@ -74,16 +74,16 @@ impl Problems {
     }
 }
 
-impl<'a> IntoIterator for &'a Problems {
-    type Item = &'a Problem;
-    type IntoIter = std::slice::Iter<'a, Problem>;
+impl<'a> IntoIterator for &'a ConfigProblems {
+    type Item = &'a ConfigProblem;
+    type IntoIter = std::slice::Iter<'a, ConfigProblem>;
 
     fn into_iter(self) -> Self::IntoIter {
         self.iter()
     }
 }
 
-impl fmt::Display for Problems {
+impl fmt::Display for ConfigProblems {
     /// Writes one line each, without a newline after the last: `config/respool.toml:12: upstream.x: what; remedy`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (index, problem) in self.list.iter().enumerate() {
@@ -102,7 +102,7 @@ impl fmt::Display for Problems {
     }
 }
 
-impl std::error::Error for Problems {}
+impl std::error::Error for ConfigProblems {}
 
 #[cfg(test)]
 mod tests {
@@ -110,10 +110,10 @@ mod tests {
 
     #[test]
     fn each_problem_is_one_line_in_the_order_of_the_file() {
-        let problems = Problems::new(vec![
-            Problem::new(None, "upstream.address", "missing", "add it"),
-            Problem::new(Some(9), "", "not TOML", "correct it"),
-            Problem::new(Some(2), "workers", "0 is too few", "write 1 or more"),
+        let problems = ConfigProblems::new(vec![
+            ConfigProblem::new(None, "upstream.address", "missing", "add it"),
+            ConfigProblem::new(Some(9), "", "not TOML", "correct it"),
+            ConfigProblem::new(Some(2), "workers", "0 is too few", "write 1 or more"),
         ])
         .of_file(Path::new("config/x.toml"));
         assert_eq!(

@@ -2,8 +2,8 @@
 //!
 //! Pure. A configuration succeeds another whole or not at all.
 
-use super::problem::{Problem, Problems};
-use super::{Group, Settings};
+use super::problem::{ConfigProblem, ConfigProblems};
+use super::{ClientGroup, Settings};
 
 /// Bounds the groups that there ever were in one process, those that reloads removed included: each keeps its index, and with it
 /// its counters.
@@ -16,7 +16,11 @@ const RESTART: &str = "restart respool to change it, or take the change back";
 ///
 /// # Errors
 /// Everything in it is told that cannot change while respool runs, by its key.
-pub fn succeed(now: &Settings, mut next: Settings, descriptors: u64) -> Result<Settings, Problems> {
+pub fn succeed(
+    now: &Settings,
+    mut next: Settings,
+    descriptors: u64,
+) -> Result<Settings, ConfigProblems> {
     let mut problems = Vec::new();
     if !next.written.workers {
         next.workers = now.workers;
@@ -29,7 +33,7 @@ pub fn succeed(now: &Settings, mut next: Settings, descriptors: u64) -> Result<S
     let needed = next.descriptors_needed();
     // What was too much at the start was warned of then.
     if needed as u64 > descriptors && needed > now.descriptors_needed() {
-        problems.push(Problem::new(
+        problems.push(ConfigProblem::new(
             None,
             "limits.max_clients",
             format!("{needed} file descriptors are needed, and the process may open {descriptors}"),
@@ -38,20 +42,20 @@ pub fn succeed(now: &Settings, mut next: Settings, descriptors: u64) -> Result<S
     }
     match align(now, &mut next) {
         Ok(()) if problems.is_empty() => Ok(next),
-        Ok(()) => Err(Problems::new(problems)),
+        Ok(()) => Err(ConfigProblems::new(problems)),
         Err(problem) => {
             problems.push(problem);
-            Err(Problems::new(problems))
+            Err(ConfigProblems::new(problems))
         }
     }
 }
 
 /// Refuses to change what was decided when the process started.
-fn fixed(now: &Settings, next: &Settings, problems: &mut Vec<Problem>) {
+fn fixed(now: &Settings, next: &Settings, problems: &mut Vec<ConfigProblem>) {
     let mut keep = |key: &str, is_same: bool| {
         if !is_same {
             let what = "cannot change while respool runs";
-            problems.push(Problem::new(None, key, what, RESTART));
+            problems.push(ConfigProblem::new(None, key, what, RESTART));
         }
     };
     keep("workers", now.workers == next.workers);
@@ -78,11 +82,11 @@ fn fixed(now: &Settings, next: &Settings, problems: &mut Vec<Problem>) {
 }
 
 /// Checks what the workers that run need of the pool.
-fn pool(next: &Settings, problems: &mut Vec<Problem>) {
+fn pool(next: &Settings, problems: &mut Vec<ConfigProblem>) {
     let upstream = &next.upstream;
     let workers = next.workers;
     if upstream.shared_connections < workers {
-        problems.push(Problem::new(
+        problems.push(ConfigProblem::new(
             None,
             "upstream.shared_connections",
             format!(
@@ -97,7 +101,7 @@ fn pool(next: &Settings, problems: &mut Vec<Problem>) {
         .max_connections
         .saturating_sub(upstream.shared_connections);
     if !next.written.workers && workers > 1 && lent <= workers {
-        problems.push(Problem::new(
+        problems.push(ConfigProblem::new(
             None,
             "upstream.max_connections",
             format!("{lent} connections to lend are not enough for the {workers} workers that run"),
@@ -110,29 +114,30 @@ fn pool(next: &Settings, problems: &mut Vec<Problem>) {
 }
 
 /// Puts the groups at the indices they have in `now`, new ones behind.
-fn align(now: &Settings, next: &mut Settings) -> Result<(), Problem> {
+fn align(now: &Settings, next: &mut Settings) -> Result<(), ConfigProblem> {
     let mut groups = now.groups.clone();
     let wanted = std::mem::take(&mut next.groups);
     let order = std::mem::take(&mut next.order);
     // Those that are gone hold nothing and nobody: only their names and indices stay.
     groups.iter_mut().for_each(retire);
-    let mut place = |group: Group| match groups.iter().position(|known| known.name == group.name) {
-        Some(index) => {
-            groups[index] = group;
-            index
-        }
-        None => {
-            groups.push(group);
-            groups.len() - 1
-        }
-    };
+    let mut place =
+        |group: ClientGroup| match groups.iter().position(|known| known.name == group.name) {
+            Some(index) => {
+                groups[index] = group;
+                index
+            }
+            None => {
+                groups.push(group);
+                groups.len() - 1
+            }
+        };
     let placed: Vec<usize> = wanted.into_iter().map(&mut place).collect();
     next.order = order.into_iter().map(|index| placed[index]).collect();
     next.groups = groups;
     if next.groups.len() <= MOST_GROUPS {
         return Ok(());
     }
-    Err(Problem::new(
+    Err(ConfigProblem::new(
         None,
         "group",
         format!(
@@ -143,8 +148,8 @@ fn align(now: &Settings, next: &mut Settings) -> Result<(), Problem> {
 }
 
 /// Empties a group that was removed: it takes nobody and limits nothing. What it denied holds until its clients have moved.
-fn retire(group: &mut Group) {
-    *group = Group {
+fn retire(group: &mut ClientGroup) {
+    *group = ClientGroup {
         max_connections: None,
         warn_connections: None,
         max_connects_per_second: None,
@@ -215,7 +220,7 @@ mod tests {
         next.workers = 1;
         next.instance = "b".to_owned();
         next.log.format = crate::config::LogFormat::Json;
-        next.admin = std::sync::Arc::new(super::super::Admin {
+        next.admin = std::sync::Arc::new(super::super::AdminSettings {
             address: Some("127.0.0.1:1".parse().expect("an address")),
             ..Default::default()
         });
@@ -293,7 +298,7 @@ mod tests {
     fn groups_of_the_past_are_bounded() {
         let mut now = settings("");
         let filler = now.groups[0].clone();
-        let name = |index: usize| Group {
+        let name = |index: usize| ClientGroup {
             name: format!("old-{index}"),
             ..filler.clone()
         };

@@ -4,8 +4,9 @@ use std::fmt::Write;
 
 use super::value::duration_text;
 use super::{
-    Admin, AdminAddress, AtLimit, Auth, AuthMode, Authorities, Group, Listener, Mode, Per,
-    SecretSource, ServerLogin, Settings, UpstreamTls, Verification,
+    AdminAddress, AdminSettings, AtLimit, AuthMode, AuthSettings, CapMode, CapScope, ClientGroup,
+    ListenerSettings, SecretSource, ServerLogin, ServerVerification, Settings, TrustedAuthorities,
+    UpstreamTls,
 };
 
 /// Tells the gist of `settings` in some lines, without a newline after the last. Nothing secret is in it.
@@ -54,7 +55,7 @@ fn rounded(bytes: usize) -> String {
     format!("{}MiB", bytes >> 20)
 }
 
-fn listener_text(listener: &Listener) -> String {
+fn listener_text(listener: &ListenerSettings) -> String {
     let tls = match &listener.tls {
         None => "",
         Some(tls) if tls.client_authorities.is_some() => " (TLS, with client certificates)",
@@ -68,7 +69,7 @@ fn listener_text(listener: &Listener) -> String {
     format!("{}{tls}{operators}", listener.name)
 }
 
-fn admin_text(admin: &Admin) -> String {
+fn admin_text(admin: &AdminSettings) -> String {
     let text = match &admin.address {
         None => "off".to_owned(),
         Some(AdminAddress::Tcp(address)) => format!("http://{address}"),
@@ -89,9 +90,9 @@ fn admin_text(admin: &Admin) -> String {
 fn tls_text(tls: &UpstreamTls) -> String {
     let name = tls.server_name.to_str();
     let trust = match (tls.verification, &tls.authorities) {
-        (Verification::Skipped, _) => return format!(", TLS to {name:?} NOT VERIFIED"),
-        (_, Authorities::System) => "the system's authorities".to_owned(),
-        (_, Authorities::Given(list)) => format!("{} of ca_file", list.len()),
+        (ServerVerification::Skipped, _) => return format!(", TLS to {name:?} NOT VERIFIED"),
+        (_, TrustedAuthorities::System) => "the system's authorities".to_owned(),
+        (_, TrustedAuthorities::Given(list)) => format!("{} of ca_file", list.len()),
     };
     let identity = if tls.identity.is_some() {
         ", with a client certificate"
@@ -115,7 +116,7 @@ fn login_text(login: &ServerLogin) -> String {
     format!("{}{what}", if user.is_empty() { "," } else { &user })
 }
 
-fn clients_text(auth: &Auth) -> Option<String> {
+fn clients_text(auth: &AuthSettings) -> Option<String> {
     match auth.mode {
         AuthMode::Optional => None,
         AuthMode::None => Some("not authenticated (auth.mode)".to_owned()),
@@ -140,12 +141,12 @@ fn descriptors(settings: &Settings) -> String {
     )
 }
 
-fn group_text(group: &Group, max_clients: usize) -> String {
+fn group_text(group: &ClientGroup, max_clients: usize) -> String {
     let each = match group.per {
-        Per::Group => "",
-        Per::Address { .. } => " for each address",
-        Per::ClientName => " for each client name",
-        Per::User => " for each user",
+        CapScope::Group => "",
+        CapScope::Address { .. } => " for each address",
+        CapScope::ClientName => " for each client name",
+        CapScope::User => " for each user",
     };
     let mut parts = vec![match group.max_connections {
         Some(cap) => format!("at most {cap}{each}"),
@@ -174,7 +175,7 @@ fn group_text(group: &Group, max_clients: usize) -> String {
     if !group.deny_commands.is_empty() {
         parts.push(format!("denied {}", group.deny_commands.join(" ")));
     }
-    if group.mode == Mode::Observe {
+    if group.mode == CapMode::Observe {
         parts.push("only observed".to_owned());
     }
     format!("{}: {}", group.name, parts.join(", "))

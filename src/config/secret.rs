@@ -4,7 +4,7 @@ use std::fmt;
 
 use sha2::{Digest as _, Sha256};
 
-/// A secret: it is wiped on drop and never printed.
+/// Holds a secret: it is wiped on drop and never printed.
 #[derive(Clone, zeroize::Zeroize, zeroize::ZeroizeOnDrop)]
 pub struct Secret(String);
 
@@ -26,7 +26,7 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// The SHA-256 of a password, as Redis keeps it in its ACLs.
+/// Holds the SHA-256 of a password, as Redis keeps it in its ACLs.
 #[derive(Clone, PartialEq, Eq)]
 pub struct PasswordDigest(pub [u8; 32]);
 

@@ -12,11 +12,11 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::sign::CertifiedKey;
 
-use super::certificate::Certificate;
+use super::certificate::CertificateFacts;
 use super::file::WrittenFile;
 use super::files::read_bytes;
 use super::machine::FileSurroundings;
-use super::problem::Problem;
+use super::problem::ConfigProblem;
 use super::{Address, UnixSeconds};
 
 /// Describes TLS towards the server.
@@ -25,18 +25,18 @@ pub struct UpstreamTls {
     /// The server's certificate must bear this name, and the server is told it (SNI).
     pub server_name: ServerName<'static>,
     /// Says who may have signed it.
-    pub authorities: Authorities,
+    pub authorities: TrustedAuthorities,
     /// Is shown to the server.
-    pub identity: Option<Pair>,
+    pub identity: Option<CertifiedPair>,
     /// Says whether the server's certificate is verified.
-    pub verification: Verification,
+    pub verification: ServerVerification,
     /// Bounds the time of one handshake.
     pub handshake_timeout: Duration,
 }
 
 /// Says whether the server's certificate is verified.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verification {
+pub enum ServerVerification {
     /// The certificate is verified.
     Full,
     /// Anybody may play the server (`insecure_skip_verify`).
@@ -45,14 +45,14 @@ pub enum Verification {
 
 /// Says who may have signed a certificate.
 #[derive(Clone)]
-pub enum Authorities {
+pub enum TrustedAuthorities {
     /// The authorities that the system trusts may have; without any, the roots that are built in.
     System,
     /// Only these may have.
     Given(Vec<CertificateDer<'static>>),
 }
 
-impl fmt::Debug for Authorities {
+impl fmt::Debug for TrustedAuthorities {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::System => f.write_str("System"),
@@ -65,21 +65,21 @@ impl fmt::Debug for Authorities {
 #[derive(Debug, Clone)]
 pub struct ListenerTls {
     /// Is shown to clients.
-    pub identity: Pair,
+    pub identity: CertifiedPair,
     /// Clients must show a certificate signed by one of these.
     pub client_authorities: Option<Vec<CertificateDer<'static>>>,
 }
 
 /// Holds a certificate chain with its key. Invariant: the key belongs to the first certificate.
 #[derive(Clone)]
-pub struct Pair {
+pub struct CertifiedPair {
     /// Is used in the handshake.
     pub certified: Arc<CertifiedKey>,
     /// Holds what is known of the first certificate.
-    pub certificate: Certificate,
+    pub certificate: CertificateFacts,
 }
 
-impl fmt::Debug for Pair {
+impl fmt::Debug for CertifiedPair {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Pair({:?})", self.certificate)
     }
@@ -95,7 +95,7 @@ pub(super) fn upstream(
     file: &WrittenFile,
     around: &FileSurroundings<'_>,
     address: &Address,
-) -> (Option<UpstreamTls>, Vec<Problem>) {
+) -> (Option<UpstreamTls>, Vec<ConfigProblem>) {
     let table = "upstream.tls";
     let mut problems = Vec::new();
     if file.line(table).is_none() || file.is_refused(table) {
@@ -103,7 +103,7 @@ pub(super) fn upstream(
     }
     let enabled = format!("{table}.enabled");
     if file.line(&enabled).is_none() && !file.is_refused(&enabled) {
-        problems.push(Problem::new(
+        problems.push(ConfigProblem::new(
             file.line(table),
             table,
             "it is not said whether TLS is on",
@@ -111,7 +111,7 @@ pub(super) fn upstream(
         ));
     }
     let is_on = file.flag(&enabled);
-    let mut files = Files {
+    let mut files = TlsFiles {
         file,
         around,
         table,
@@ -126,12 +126,12 @@ pub(super) fn upstream(
         .filter(|_| is_on)
         .map(|server_name| UpstreamTls {
             server_name,
-            authorities: authorities.map_or(Authorities::System, Authorities::Given),
+            authorities: authorities.map_or(TrustedAuthorities::System, TrustedAuthorities::Given),
             identity,
             verification: if skipped {
-                Verification::Skipped
+                ServerVerification::Skipped
             } else {
-                Verification::Full
+                ServerVerification::Full
             },
             handshake_timeout: file.time(&format!("{table}.handshake_timeout")),
         });
@@ -143,13 +143,13 @@ pub(super) fn listener(
     file: &WrittenFile,
     around: &FileSurroundings<'_>,
     path: &str,
-) -> (Option<ListenerTls>, Vec<Problem>) {
+) -> (Option<ListenerTls>, Vec<ConfigProblem>) {
     let table = format!("{path}.tls");
     let mut problems = Vec::new();
     if file.line(&table).is_none() || file.is_refused(&table) {
         return (None, problems);
     }
-    let mut files = Files {
+    let mut files = TlsFiles {
         file,
         around,
         table: &table,
@@ -167,14 +167,14 @@ pub(super) fn listener(
 pub(super) fn warnings(
     file: &WrittenFile,
     upstream: Option<&UpstreamTls>,
-    listeners: &[super::Listener],
+    listeners: &[super::ListenerSettings],
     now: UnixSeconds,
-) -> Vec<Problem> {
+) -> Vec<ConfigProblem> {
     let mut warnings = Vec::new();
-    let mut untimely = |table: String, pair: &Pair| {
+    let mut untimely = |table: String, pair: &CertifiedPair| {
         if let Some(what) = pair.certificate.untimely(now) {
             let key = format!("{table}.cert_file");
-            warnings.push(Problem::new(
+            warnings.push(ConfigProblem::new(
                 file.line(&key),
                 super::file::key_of(&key),
                 format!("the certificate {what}"),
@@ -190,9 +190,9 @@ pub(super) fn warnings(
     if let Some(pair) = upstream.and_then(|tls| tls.identity.as_ref()) {
         untimely("upstream.tls".to_owned(), pair);
     }
-    if upstream.is_some_and(|tls| tls.verification == Verification::Skipped) {
+    if upstream.is_some_and(|tls| tls.verification == ServerVerification::Skipped) {
         let key = "upstream.tls.insecure_skip_verify";
-        warnings.push(Problem::new(
+        warnings.push(ConfigProblem::new(
             file.line(key),
             key,
             "the server's certificate is not verified: whoever is on the way can play the server",
@@ -204,19 +204,20 @@ pub(super) fn warnings(
 }
 
 /// Reads the files that one table names.
-struct Files<'a, 'b> {
+struct TlsFiles<'a, 'b> {
     file: &'a WrittenFile,
     around: &'a FileSurroundings<'b>,
     table: &'a str,
-    problems: &'a mut Vec<Problem>,
+    problems: &'a mut Vec<ConfigProblem>,
 }
 
-impl Files<'_, '_> {
+impl TlsFiles<'_, '_> {
     fn wrong(&mut self, name: &str, what: impl Into<String>, remedy: &str) {
         let path = format!("{}.{name}", self.table);
         let key = super::file::key_of(&path);
         let line = self.file.line(&path).or_else(|| self.file.line(self.table));
-        self.problems.push(Problem::new(line, key, what, remedy));
+        self.problems
+            .push(ConfigProblem::new(line, key, what, remedy));
     }
 
     fn text(&mut self, name: &str) -> Option<zeroize::Zeroizing<Vec<u8>>> {
@@ -242,7 +243,7 @@ impl Files<'_, '_> {
                 self.wrong(name, "there is no certificate in it", remedy)
             }
             Err(_) => self.wrong(name, "it is no whole PEM file", remedy),
-            Ok(list) => match list.iter().all(|der| Certificate::read(der).is_some()) {
+            Ok(list) => match list.iter().all(|der| CertificateFacts::read(der).is_some()) {
                 true => return Some(list),
                 false => self.wrong(name, "what is in it is no certificate", remedy),
             },
@@ -264,7 +265,7 @@ impl Files<'_, '_> {
         Some(list)
     }
 
-    fn pair(&mut self) -> Option<Pair> {
+    fn pair(&mut self) -> Option<CertifiedPair> {
         let has = |name: &str| {
             let path = format!("{}.{name}", self.table);
             (self.file.line(&path).is_some(), self.file.is_refused(&path))
@@ -286,7 +287,7 @@ impl Files<'_, '_> {
         let chain = self.certificates("cert_file");
         let key = self.key();
         let (chain, key) = (chain?, key?);
-        let certificate = Certificate::read(chain.first()?)?;
+        let certificate = CertificateFacts::read(chain.first()?)?;
         let Ok(key) = provider().key_provider.load_private_key(key) else {
             let remedy = "use an RSA key of 2048 bits or more, or one of P-256, P-384 or Ed25519";
             self.wrong("key_file", "a key of a kind that is not supported", remedy);
@@ -301,7 +302,7 @@ impl Files<'_, '_> {
             );
             return None;
         }
-        Some(Pair {
+        Some(CertifiedPair {
             certified: Arc::new(certified),
             certificate,
         })

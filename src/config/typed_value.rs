@@ -7,8 +7,8 @@ use toml::Spanned;
 use toml::de::DeValue;
 
 use super::address::{self, admin_address, host_name};
-use super::keys::{self, Fallback, ValueKind};
-use super::value::{self, Wrong, shown, wrong};
+use super::keys::{self, KeyDefault, ValueKind};
+use super::value::{self, WrongValue, shown, wrong};
 use super::{Address, AdminAddress, Glob, PasswordDigest, Secret};
 
 /// A value of the kind its key asks for.
@@ -35,11 +35,11 @@ pub(super) enum TypedValue {
 /// Says why a value was refused, and which element of a list it was.
 pub(super) struct ValueError {
     pub(super) at: Option<usize>,
-    pub(super) wrong: Wrong,
+    pub(super) wrong: WrongValue,
 }
 
 impl ValueError {
-    fn of_all(wrong: Wrong) -> Vec<Self> {
+    fn of_all(wrong: WrongValue) -> Vec<Self> {
         vec![Self { at: None, wrong }]
     }
 }
@@ -85,20 +85,20 @@ pub(super) fn typed_value(
     read.map_err(ValueError::of_all)
 }
 
-fn mismatch(found: &DeValue<'_>, expected: &str) -> Wrong {
+fn mismatch(found: &DeValue<'_>, expected: &str) -> WrongValue {
     wrong(
         format!("{} where another kind of value is expected", kind_of(found)),
         format!("write {expected}"),
     )
 }
 
-fn string<'a>(found: &'a DeValue<'_>) -> Result<&'a str, Wrong> {
+fn string<'a>(found: &'a DeValue<'_>) -> Result<&'a str, WrongValue> {
     found
         .as_str()
         .ok_or_else(|| mismatch(found, "text in quotes"))
 }
 
-fn non_empty<'a>(found: &'a DeValue<'_>) -> Result<&'a str, Wrong> {
+fn non_empty<'a>(found: &'a DeValue<'_>) -> Result<&'a str, WrongValue> {
     match string(found)? {
         "" => Err(wrong("empty", "write a value, or remove the key")),
         text => Ok(text),
@@ -111,7 +111,7 @@ fn integer(found: &DeValue<'_>) -> Option<u64> {
     u64::from_str_radix(integer.as_str(), integer.radix()).ok()
 }
 
-fn count(found: &DeValue<'_>, min: u64, max: u64) -> Result<u64, Wrong> {
+fn count(found: &DeValue<'_>, min: u64, max: u64) -> Result<u64, WrongValue> {
     if !found.is_integer() {
         return Err(mismatch(found, "a whole number without quotes"));
     }
@@ -128,7 +128,7 @@ fn count(found: &DeValue<'_>, min: u64, max: u64) -> Result<u64, Wrong> {
     }
 }
 
-fn duration(found: &DeValue<'_>, min_ms: u64, zero: bool) -> Result<Duration, Wrong> {
+fn duration(found: &DeValue<'_>, min_ms: u64, zero: bool) -> Result<Duration, WrongValue> {
     if let Some(number) = integer(found) {
         return Err(wrong(
             "a duration without a unit",
@@ -151,7 +151,7 @@ fn duration(found: &DeValue<'_>, min_ms: u64, zero: bool) -> Result<Duration, Wr
     ))
 }
 
-fn size(found: &DeValue<'_>, min: u64, max: u64) -> Result<u64, Wrong> {
+fn size(found: &DeValue<'_>, min: u64, max: u64) -> Result<u64, WrongValue> {
     let bytes = match (found, found.as_str()) {
         (_, Some(text)) => value::size(text)?,
         (DeValue::Integer(_), _) => integer(found).ok_or_else(|| {
@@ -181,7 +181,7 @@ fn size(found: &DeValue<'_>, min: u64, max: u64) -> Result<u64, Wrong> {
     }
 }
 
-fn mode(found: &DeValue<'_>) -> Result<u32, Wrong> {
+fn mode(found: &DeValue<'_>) -> Result<u32, WrongValue> {
     // Without quotes it would be decimal, and 660 something else than meant.
     let Some(text) = found.as_str() else {
         return Err(mismatch(found, "a mode in quotes such as \"0660\""));
@@ -199,7 +199,7 @@ fn choice(
     found: &DeValue<'_>,
     of: &[&'static str],
     later: &[&'static str],
-) -> Result<&'static str, Wrong> {
+) -> Result<&'static str, WrongValue> {
     let all = format!("\"{}\"", of.join("\", \""));
     let Some(text) = found.as_str() else {
         return Err(mismatch(found, &format!("one of {all}")));
@@ -226,7 +226,7 @@ fn choice(
 /// Reads a list of texts, each by `read`; every one that is wrong is told with its place.
 fn list<T>(
     value: &Spanned<DeValue<'_>>,
-    read: impl Fn(&str) -> Result<T, Wrong>,
+    read: impl Fn(&str) -> Result<T, WrongValue>,
 ) -> Result<Vec<T>, Vec<ValueError>> {
     let DeValue::Array(elements) = value.get_ref() else {
         return Err(ValueError::of_all(mismatch(
@@ -311,7 +311,7 @@ pub(super) fn kind_of(value: &DeValue<'_>) -> &'static str {
 
 /// Returns the default of `key` as a value; a test holds that every default in the list is one.
 pub(super) fn default_value(key: &keys::SettingKey) -> Option<TypedValue> {
-    let Fallback::Is(toml) = key.default else {
+    let KeyDefault::Is(toml) = key.default else {
         return None;
     };
     let document = DeValue::parse(toml).ok()?;
@@ -325,7 +325,7 @@ mod tests {
     #[test]
     fn every_default_is_a_value_of_its_key() {
         for key in keys::keys() {
-            if matches!(key.default, Fallback::Is(_)) {
+            if matches!(key.default, KeyDefault::Is(_)) {
                 assert!(default_value(key).is_some(), "{}", key.path());
             }
         }

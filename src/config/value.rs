@@ -12,13 +12,13 @@ use super::keys::nearest_word;
 
 /// Says why a value was refused.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Wrong {
+pub(super) struct WrongValue {
     pub(super) what: String,
     pub(super) remedy: String,
 }
 
-pub(super) fn wrong(what: impl Into<String>, remedy: impl Into<String>) -> Wrong {
-    Wrong {
+pub(super) fn wrong(what: impl Into<String>, remedy: impl Into<String>) -> WrongValue {
+    WrongValue {
         what: what.into(),
         remedy: remedy.into(),
     }
@@ -39,7 +39,7 @@ const LONGEST_MS: u64 = 365 * 24 * 3_600_000;
 const UNITS_MS: [(&str, u64); 4] = [("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)];
 
 /// Reads `50ms`, `5s`, `2m`, `1h`.
-pub(super) fn duration(text: &str) -> Result<Duration, Wrong> {
+pub(super) fn duration(text: &str) -> Result<Duration, WrongValue> {
     let (digits, unit) = split_number(text);
     let Some((_, unit_ms)) = UNITS_MS
         .iter()
@@ -89,7 +89,7 @@ const UNITS_BYTES: [(&str, u64); 7] = [
 ];
 
 /// Reads `32MiB`, `512MB`, `64KiB`, `100B` and plain bytes.
-pub(super) fn size(text: &str) -> Result<u64, Wrong> {
+pub(super) fn size(text: &str) -> Result<u64, WrongValue> {
     let (digits, unit) = split_number(text);
     let unit_bytes = match unit {
         "" => Some(1),
@@ -148,7 +148,7 @@ fn split_number(text: &str) -> (&str, &str) {
 }
 
 /// Reads an IP address or a CIDR network; bits past the prefix are cleared, IPv4 in IPv6 becomes IPv4.
-pub(super) fn network(text: &str) -> Result<IpNet, Wrong> {
+pub(super) fn network(text: &str) -> Result<IpNet, WrongValue> {
     let net = match text.parse::<IpAddr>() {
         Ok(address) => Ok(IpNet::from(address)),
         Err(_) => text.parse::<IpNet>(),
@@ -169,7 +169,7 @@ pub(super) fn network(text: &str) -> Result<IpNet, Wrong> {
 }
 
 /// Reads a glob; see [`Glob::new`].
-pub(super) fn glob(text: &str) -> Result<Glob, Wrong> {
+pub(super) fn glob(text: &str) -> Result<Glob, WrongValue> {
     Glob::new(text).map_err(|why| {
         let what = format!("{} is not a glob: {why}", shown(text));
         wrong(
@@ -180,7 +180,7 @@ pub(super) fn glob(text: &str) -> Result<Glob, Wrong> {
 }
 
 /// Reads a word that may stand in a log line, a metric label, a RESP error and a client name.
-pub(super) fn word(text: &str) -> Result<String, Wrong> {
+pub(super) fn word(text: &str) -> Result<String, WrongValue> {
     const LONGEST: usize = 64;
     let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.:/".contains(&byte);
     if text.is_empty() || text.len() > LONGEST || !text.bytes().all(fits) {
@@ -236,7 +236,7 @@ const CATEGORIES: [&str; 21] = [
 ];
 
 /// Reads a command name, `name|subcommand` or `@category`; the result is lower case.
-pub(super) fn denied_command(text: &str) -> Result<String, Wrong> {
+pub(super) fn denied_command(text: &str) -> Result<String, WrongValue> {
     let lower = text.to_ascii_lowercase();
     if let Some(category) = lower.strip_prefix('@') {
         if CATEGORIES.contains(&category) {

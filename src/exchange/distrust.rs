@@ -37,7 +37,7 @@ impl Offence {
 
 /// Remembers who is kept apart, and for what. `None` among the users is respool's own.
 #[derive(Debug, Default)]
-pub struct Distrust {
+pub struct DistrustedUsers {
     users: Vec<OffendingUser>,
 }
 
@@ -55,7 +55,7 @@ impl OffendingUser {
     }
 }
 
-impl Distrust {
+impl DistrustedUsers {
     /// Is true while nobody is kept apart.
     #[inline]
     pub fn is_empty(&self) -> bool {
@@ -98,7 +98,7 @@ mod tests {
 
     #[test]
     fn users_are_remembered_up_to_a_bound_and_then_all_are() {
-        let mut distrust = Distrust::default();
+        let mut distrust = DistrustedUsers::default();
         assert!(distrust.note(Some(b"u"), Offence::OpenTransaction, 0));
         assert!(!distrust.note(Some(b"u"), Offence::OpenTransaction, 0));
         assert!(distrust.covers(Some(b"u"), Offence::OpenTransaction, 0));
@@ -113,12 +113,12 @@ mod tests {
     #[test]
     fn who_offends_no_more_is_trusted_again() {
         let long = FORGOTTEN_AFTER.as_micros() as u64;
-        let mut distrust = Distrust::default();
+        let mut distrust = DistrustedUsers::default();
         for number in 0..MAX_USERS {
             distrust.note(Some(number.to_string().as_bytes()), Offence::Surplus, 10);
         }
         distrust.note(Some(b"0"), Offence::Surplus, 20);
-        let covers = |distrust: &Distrust, user: Option<&[u8]>, now| {
+        let covers = |distrust: &DistrustedUsers, user: Option<&[u8]>, now| {
             distrust.covers(user, Offence::Surplus, now)
         };
         assert!(covers(&distrust, None, 9 + long), "all are kept apart");

@@ -1,6 +1,6 @@
 //! The end of a connection: what was not sent comes back, and who sent anything else is closed.
 
-use super::request::{Due, TakeAnswer};
+use super::request::{DueEntry, TakeAnswer};
 use super::state_change::StateChange;
 use super::{Answer, ClientHandle, Ending, Exchange, OwnReply, RequestKind, Show, Unsent};
 
@@ -36,7 +36,7 @@ impl<H: ClientHandle> Exchange<H> {
         };
         while let Some(due) = dues.next() {
             let (client, count, kind, show, delays, start) = match due {
-                Due::Client {
+                DueEntry::Client {
                     client,
                     count,
                     kind,
@@ -45,7 +45,7 @@ impl<H: ClientHandle> Exchange<H> {
                     start,
                     ..
                 } => (client, count, kind, show, delays, start),
-                Due::Own {
+                DueEntry::Own {
                     reply: OwnReply::Call(call),
                     start,
                     ..
@@ -53,7 +53,7 @@ impl<H: ClientHandle> Exchange<H> {
                     calls.push((call.call, is_lost && start < self.sent_total));
                     continue;
                 }
-                Due::Own { .. } => continue,
+                DueEntry::Own { .. } => continue,
             };
             let is_again = matches!(
                 kind,

@@ -5,7 +5,7 @@ use std::fmt;
 
 use super::handle::ClientHandle;
 use super::violation::Violation;
-use crate::fences::{Executed, Part};
+use crate::fences::{ExecPart, Executed};
 
 /// Runs what has the place of this number, in which the server has this element. Returns what is put in for it, or the element
 /// itself; `None`: it is not what the server says in such a place.
@@ -14,7 +14,7 @@ type RunOwn = Box<dyn FnMut(usize, Vec<u8>) -> Option<Vec<u8>>>;
 /// Tells whether what comes next is shown: it is asked behind each own element.
 type IsShown = Box<dyn Fn() -> bool>;
 
-/// One EXEC whose reply holds elements of respool's own.
+/// Reads the reply to one EXEC that holds elements of respool's own.
 pub struct Executing {
     reply: RefCell<Executed>,
     run: RefCell<RunOwn>,
@@ -43,12 +43,12 @@ impl Executing {
         let mut reply = self.reply.borrow_mut();
         let parts = reply.take(bytes, |part| match part {
             _ if is_strange => {}
-            Part::Pass(bytes) => {
+            ExecPart::Pass(bytes) => {
                 if (self.is_shown)() {
                     client.deliver(bytes, 0, true);
                 }
             }
-            Part::Own(number, element) => {
+            ExecPart::Own(number, element) => {
                 // It may be the one that ends what is shown, and is the last then.
                 let was_shown = (self.is_shown)();
                 match run(number, element) {

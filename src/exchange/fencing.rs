@@ -3,16 +3,16 @@
 //! Invariant: behind such a reply nothing reaches anybody until the answer to the fence has come, or it is known that the server has
 //! refused it and written nothing else.
 
-use super::request::Due;
+use super::request::DueEntry;
 use super::{ClientHandle, ConnectionEvents, Exchange, OwnReply, Violation};
-use crate::fences::{Before, Fence, Found, Search, Searched};
+use crate::fences::{Before, Fence, FenceSearch, FenceVerdict, SearchOutcome};
 
 impl<H: ClientHandle> Exchange<H> {
     /// Returns the fence whose answer is due next, if one is.
     #[inline]
     fn fence_due(&self) -> Option<Fence> {
         match self.due.front() {
-            Some(&Due::Own {
+            Some(&DueEntry::Own {
                 reply: OwnReply::Fence(fence),
                 ..
             }) => Some(fence),
@@ -40,7 +40,7 @@ impl<H: ClientHandle> Exchange<H> {
             OwnReply::Last(_) => fence.last_request(),
             _ => fence.request(),
         });
-        self.due.push_back(Due::Own {
+        self.due.push_back(DueEntry::Own {
             reply,
             sent_micros: now,
             start,
@@ -51,32 +51,32 @@ impl<H: ClientHandle> Exchange<H> {
     pub(super) fn check_vouch(&mut self, fence: Fence) -> Result<(), Violation> {
         let gathered = self.gathered.as_deref().unwrap_or_default();
         match fence.judge(gathered, Before::Plain) {
-            Found::Answer(_) | Found::Refusal(_) | Found::Start => Ok(()),
-            Found::Doubt => Err(self.surplus()),
+            FenceVerdict::Answer(_) | FenceVerdict::Refusal(_) | FenceVerdict::Start => Ok(()),
+            FenceVerdict::Doubt => Err(self.surplus()),
         }
     }
 
     /// Begins to search what comes for the answer to `fence`.
     fn begin_search(&mut self, fence: Fence, now: u64) {
         self.ask(now, OwnReply::Last);
-        if let Some(Due::Own {
+        if let Some(DueEntry::Own {
             reply: OwnReply::Last(last),
             ..
         }) = self.due.back()
         {
-            self.search = Some(Box::new(Search::new(fence, *last, now)));
+            self.search = Some(Box::new(FenceSearch::new(fence, *last, now)));
         }
         // A login would wait for what is behind it.
         self.put_before_logins();
     }
 
     /// Returns what is due behind the fence at the front, up to the question that was asked last for it.
-    fn due_in_search(&mut self) -> impl Iterator<Item = &mut Due<H>> {
+    fn due_in_search(&mut self) -> impl Iterator<Item = &mut DueEntry<H>> {
         let last = self.search.as_ref().map(|search| search.last());
-        let is_between = move |due: &&mut Due<H>| {
+        let is_between = move |due: &&mut DueEntry<H>| {
             let is_last =
                 |reply: &OwnReply| matches!(reply, OwnReply::Last(fence) if Some(*fence) == last);
-            !matches!(due, Due::Own { reply, .. } if is_last(reply))
+            !matches!(due, DueEntry::Own { reply, .. } if is_last(reply))
         };
         self.due.iter_mut().skip(1).take_while(is_between)
     }
@@ -92,16 +92,16 @@ impl<H: ClientHandle> Exchange<H> {
             && let Some(fence) = self.fence_due()
         {
             match fence.judge(buf, self.before_fence) {
-                Found::Start => return Ok((0, false)),
-                Found::Answer(used) => {
+                FenceVerdict::Start => return Ok((0, false)),
+                FenceVerdict::Answer(used) => {
                     self.passed(b"", events);
                     return Ok((used, true));
                 }
-                Found::Refusal(used) => {
+                FenceVerdict::Refusal(used) => {
                     self.passed(&buf[..used], events);
                     return Ok((used, true));
                 }
-                Found::Doubt => self.begin_search(fence, now),
+                FenceVerdict::Doubt => self.begin_search(fence, now),
             }
         }
         let due = self.due_in_search().map(|due| due.replies()).sum();
@@ -110,15 +110,15 @@ impl<H: ClientHandle> Exchange<H> {
         };
         let is_long = events.is_overdue(search.since_micros());
         match search.take(buf, due) {
-            Searched::Goes if is_long => Err(Violation::NotTold),
-            Searched::Goes => Ok((buf.len(), true)),
-            Searched::Answered { used } => {
+            SearchOutcome::Goes if is_long => Err(Violation::NotTold),
+            SearchOutcome::Goes => Ok((buf.len(), true)),
+            SearchOutcome::Answered { used } => {
                 self.search = None;
                 events.text_dropped();
                 self.passed(b"", events);
                 Ok((used, true))
             }
-            Searched::Refused {
+            SearchOutcome::Refused {
                 refusal,
                 replies,
                 used,
@@ -134,8 +134,8 @@ impl<H: ClientHandle> Exchange<H> {
                     false => Err(Violation::NotTold),
                 }
             }
-            Searched::Lost { may_not: true } => Err(self.surplus()),
-            Searched::Lost { may_not: false } => Err(Violation::NotTold),
+            SearchOutcome::Lost { may_not: true } => Err(self.surplus()),
+            SearchOutcome::Lost { may_not: false } => Err(Violation::NotTold),
         }
     }
 
@@ -152,7 +152,7 @@ impl<H: ClientHandle> Exchange<H> {
     }
 }
 
-impl<H> Due<H> {
+impl<H> DueEntry<H> {
     /// Takes an answer that is due for refused together with the fence before it, if it is that of a fence.
     fn pass_fence(&mut self) {
         if let Self::Own {

@@ -50,7 +50,8 @@ pub trait ClientHandle: Clone {
     /// Gets requests back of which no byte was sent.
     fn take_back(&self, unsent: Unsent);
 
-    /// Is to be closed: requests of it may have run, or its connection was its own. Returns false where it was to be closed already.
+    /// Takes in that the client is to be closed: requests of it may have run, or its connection was its own. Returns false where
+    /// it was to be closed already.
     fn disconnect(&self, ending: Ending) -> bool;
 }
 

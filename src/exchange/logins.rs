@@ -9,13 +9,13 @@ use std::collections::VecDeque;
 use std::ops::Range;
 
 use super::Exchange;
-use super::request::Due;
+use super::request::DueEntry;
 
 /// The logins on a connection that have not been answered, by where they lie among all bytes ever appended.
 #[derive(Debug, Default)]
-pub(super) struct Logins(VecDeque<Range<u64>>);
+pub(super) struct UnansweredLogins(VecDeque<Range<u64>>);
 
-impl Logins {
+impl UnansweredLogins {
     /// Adds one that lies there.
     pub(super) fn add(&mut self, bytes: Range<u64>) {
         self.0.push_back(bytes);
@@ -69,7 +69,7 @@ impl<H> Exchange<H> {
         if self.logins.is_empty() {
             return self.out.len();
         }
-        match self.logins.limit(self.due.front().map(Due::start)) {
+        match self.logins.limit(self.due.front().map(DueEntry::start)) {
             None => self.out.len(),
             Some(limit) => self.place(limit),
         }
@@ -83,7 +83,7 @@ impl<H> Exchange<H> {
 
     /// The request appended last goes before the logins that wait for its answer.
     pub(super) fn put_before_logins(&mut self) {
-        let next = self.due.front().map(Due::start);
+        let next = self.due.front().map(DueEntry::start);
         let Some(at) = self
             .logins
             .limit(next)
@@ -186,7 +186,7 @@ mod tests {
         asked(&mut exchange, &encode_request(&["LAST"]));
         exchange.put_before_logins();
         assert_eq!(sent(&mut exchange), "LAST");
-        let starts: Vec<u64> = exchange.due.iter().map(Due::start).collect();
+        let starts: Vec<u64> = exchange.due.iter().map(DueEntry::start).collect();
         assert!(starts.is_sorted() && starts.len() == 5, "{starts:?}");
         drop(exchange.due.drain(..3));
         assert_eq!(sent(&mut exchange), "AUTH own");

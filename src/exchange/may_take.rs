@@ -31,7 +31,7 @@ impl MayTake {
     }
 }
 
-/// A question whose answer tells that all before it has come.
+/// Asks a question whose answer tells that all before it has come.
 #[derive(Debug, Clone, Copy)]
 pub struct FencePlace {
     pub(super) fence: Fence,

@@ -26,30 +26,30 @@ mod state_change;
 pub mod tests;
 mod violation;
 
-pub use distrust::{Distrust, Offence};
+pub use distrust::{DistrustedUsers, Offence};
 pub use executing::Executing;
 pub use handle::{ClientHandle, ConnectionEvents, Ending};
 pub use may_take::MayTake;
-pub use request::{Answer, OwnCall, OwnReply, Pace, Show, TakeReply};
+pub use request::{Answer, AnswerPace, OwnCall, OwnReply, Show, TakeReply};
 pub use request_kind::{RequestKind, Unsent};
 pub use state_change::Changed;
 pub use violation::Violation;
 
 use std::collections::VecDeque;
 
-use crate::fences::{Before, Search};
+use crate::fences::{Before, FenceSearch};
 use crate::resp::ReplyScanner;
 use crate::schedule::ReplyTimes;
 use crate::session::Stream;
 use crate::waits::PoppedElements;
-use logins::Logins;
-use pulse::Pulse;
-use request::Due;
+use logins::UnansweredLogins;
+use pulse::LinkPulse;
+use request::DueEntry;
 use state_change::StateChange;
 
 /// Says what the frames of a connection are.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-enum Flow {
+enum FrameFlow {
     /// They answer requests, but for those that say that they do not.
     #[default]
     Replies,
@@ -61,21 +61,21 @@ enum Flow {
 
 /// The requests and replies of one connection to the server.
 pub struct Exchange<H> {
-    /// Requests for the socket; those before `written` are gone.
+    /// Holds the requests for the socket; those before `written` are gone.
     out: Vec<u8>,
     written: usize,
-    /// Bytes ever appended and ever taken by the kernel: what was sent is told apart from what was not by them.
+    /// These count the bytes ever appended and ever taken by the kernel: what was sent is told apart from what was not by them.
     appended_total: u64,
     sent_total: u64,
     /// Nothing is sent beside them.
-    logins: Logins,
-    due: VecDeque<Due<H>>,
-    /// Replies that are due, without the answers to fences.
+    logins: UnansweredLogins,
+    due: VecDeque<DueEntry<H>>,
+    /// Counts the replies that are due, without the answers to fences.
     due_count: usize,
     scanner: ReplyScanner,
     /// The incomplete first line of a frame is read again with what follows.
     carry: Vec<u8>,
-    flow: Flow,
+    flow: FrameFlow,
     /// The commands of everybody come between replies (MONITOR).
     shows_commands: bool,
     /// Requests whose answers come amid a stream have been sent, and may take so long.
@@ -89,7 +89,7 @@ pub struct Exchange<H> {
     /// The changes of state under way stand in the order in which they were sent.
     changes: VecDeque<StateChange>,
     /// The silence of the server is judged by what it has sent and was sent.
-    pulse: Pulse,
+    pulse: LinkPulse,
     /// Measures how quickly the server answers here.
     times: ReplyTimes,
     /// The read under way has answered long pipelines of these clients, with so many replies each.
@@ -99,7 +99,7 @@ pub struct Exchange<H> {
     /// Tells what the reply was that the fence at the front stands behind.
     before_fence: Before,
     /// A search for the answer to the fence at the front is under way in what comes.
-    search: Option<Box<Search>>,
+    search: Option<Box<FenceSearch>>,
     /// Nobody else is to have the connection: bytes behind the replies that are due belong to nobody.
     is_distrusted: bool,
     /// The connection ends for it as soon as the frame under way has ended.
@@ -109,19 +109,20 @@ pub struct Exchange<H> {
 }
 
 impl<H: ClientHandle> Exchange<H> {
-    /// The exchange of a connection that was opened now and has taken `connect_micros` for it; `draw` draws numbers that nobody can guess.
+    /// Begins the exchange of a connection that was opened now and has taken `connect_micros` for it; `draw` draws numbers that
+    /// nobody can guess.
     pub fn begun(now_micros: u64, connect_micros: u64, draw: fn() -> u64) -> Self {
         Self {
             out: Vec::new(),
             written: 0,
             appended_total: 0,
             sent_total: 0,
-            logins: Logins::default(),
+            logins: UnansweredLogins::default(),
             due: VecDeque::new(),
             due_count: 0,
             scanner: ReplyScanner::default(),
             carry: Vec::new(),
-            flow: Flow::Replies,
+            flow: FrameFlow::Replies,
             shows_commands: false,
             unplaced: None,
             is_push: false,
@@ -129,7 +130,7 @@ impl<H: ClientHandle> Exchange<H> {
             answered: Vec::new(),
             orphans: Vec::new(),
             changes: VecDeque::new(),
-            pulse: Pulse::begun(now_micros, connect_micros),
+            pulse: LinkPulse::begun(now_micros, connect_micros),
             times: ReplyTimes::default(),
             charged: Vec::new(),
             mixed_micros: None,
@@ -184,18 +185,18 @@ impl<H: ClientHandle> Exchange<H> {
 
     /// Tells whether a blocking call is due: it may stand behind a PING.
     pub fn is_blocked(&self) -> bool {
-        self.due.iter().any(Due::is_blocking)
+        self.due.iter().any(DueEntry::is_blocking)
     }
 
     /// Tells whether a blocking call is due that takes something away.
     pub fn takes(&self) -> bool {
-        self.due.iter().any(Due::takes)
+        self.due.iter().any(DueEntry::takes)
     }
 
     /// Returns when the latest blocking call was sent that is due.
     pub fn blocked_micros(&self) -> Option<u64> {
         let blocking = self.due.iter().filter(|due| due.is_blocking());
-        blocking.map(Due::sent_micros).max()
+        blocking.map(DueEntry::sent_micros).max()
     }
 
     /// Returns the memory that it takes.
@@ -205,7 +206,7 @@ impl<H: ClientHandle> Exchange<H> {
             + self.carry.capacity()
             + self.gathered.as_ref().map_or(0, Vec::capacity)
             + self.search.as_ref().map_or(0, |search| search.held_bytes())
-            + self.due.capacity() * size_of::<Due<H>>()
+            + self.due.capacity() * size_of::<DueEntry<H>>()
     }
 
     /// Has what comes behind the replies that are due reach nobody.
@@ -226,17 +227,17 @@ impl<H: ClientHandle> Exchange<H> {
     /// Tells whether every frame goes to whoever gets those that answer no request.
     #[inline]
     pub fn is_raw(&self) -> bool {
-        self.flow != Flow::Replies
+        self.flow != FrameFlow::Replies
     }
 
     /// Has every frame go there from here on.
     pub fn set_raw(&mut self) {
-        self.flow = Flow::Messages;
+        self.flow = FrameFlow::Messages;
     }
 
     /// Tells whether it carries the session of a debugger: what its client sends is no request, and what comes is no reply.
     pub fn is_debugging(&self) -> bool {
-        self.flow == Flow::Debugger
+        self.flow == FrameFlow::Debugger
     }
 
     /// Tells whether the commands of everybody come between replies.
@@ -248,13 +249,13 @@ impl<H: ClientHandle> Exchange<H> {
     fn begin_stream(&mut self, bytes: &[u8], complete: bool, events: &impl ConnectionEvents) {
         match self.started_stream() {
             Some(Stream::Messages) => {
-                self.flow = Flow::Messages;
+                self.flow = FrameFlow::Messages;
                 // What is sent from here on has answers that nobody looks at, which may be several frames.
                 self.unplaced = Some(MayTake::NO_TIME);
                 events.confirmed(bytes, complete);
             }
             Some(Stream::Commands) => self.shows_commands = true,
-            Some(Stream::Debugger) => self.flow = Flow::Debugger,
+            Some(Stream::Debugger) => self.flow = FrameFlow::Debugger,
             None => {}
         }
     }

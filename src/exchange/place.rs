@@ -4,9 +4,9 @@
 //! Invariant: what answers the question for a place never reaches the client, and what stands before it does, byte for byte.
 
 use super::may_take::{FencePlace, MayTake};
-use super::request::Due;
-use super::{ClientHandle, ConnectionEvents, Exchange, Flow, OwnReply, TakeReply, Violation};
-use crate::fences::{Ahead, Fence};
+use super::request::DueEntry;
+use super::{ClientHandle, ConnectionEvents, Exchange, FrameFlow, OwnReply, TakeReply, Violation};
+use crate::fences::{Fence, FencePosition};
 use crate::resp::ReplyScanner;
 
 /// Most calls that may wait, sent amid a stream and not known to be answered.
@@ -33,7 +33,7 @@ impl<H: ClientHandle> Exchange<H> {
         true
     }
 
-    /// The same where the commands of everybody come between replies: those of its client come behind its replies.
+    /// Asks for the same where the commands of everybody come between replies: those of its client come behind its replies.
     pub fn ask_for_place_amid_commands(&mut self, told: TakeReply, now_micros: u64) -> bool {
         let asks = self.shows_commands && !self.is_raw();
         if asks {
@@ -67,21 +67,22 @@ impl<H: ClientHandle> Exchange<H> {
     }
 
     fn places(&self) -> impl Iterator<Item = FencePlace> {
-        self.due.iter().filter_map(Due::place)
+        self.due.iter().filter_map(DueEntry::place)
     }
 
     /// Tells whether its silence is the server's, though its frames are its client's: a place was asked for, or the reply is under way
     /// behind which they are.
     pub fn is_awaited_amid_stream(&self) -> bool {
-        let is_awaited = |due: &Due<H>| due.place().is_some() || matches!(due, Due::Client { .. });
-        self.flow != Flow::Debugger && self.due.front().is_some_and(is_awaited)
+        let is_awaited =
+            |due: &DueEntry<H>| due.place().is_some() || matches!(due, DueEntry::Client { .. });
+        self.flow != FrameFlow::Debugger && self.due.front().is_some_and(is_awaited)
     }
 
     /// Returns the question whose answer is due next, if that tells a place.
     fn fence_of_place(&self) -> Option<Fence> {
         self.due
             .front()
-            .and_then(Due::place)
+            .and_then(DueEntry::place)
             .map(|place| place.fence)
     }
 
@@ -89,7 +90,7 @@ impl<H: ClientHandle> Exchange<H> {
     /// `None`: more bytes must tell.
     #[inline]
     pub(super) fn is_own_amid_stream(&mut self, frame: &[u8]) -> Option<bool> {
-        if !self.is_raw() || !matches!(self.due.front(), Some(Due::Own { .. })) {
+        if !self.is_raw() || !matches!(self.due.front(), Some(DueEntry::Own { .. })) {
             return Some(false);
         }
         if let Some(fence) = self.fence_of_place() {
@@ -97,7 +98,7 @@ impl<H: ClientHandle> Exchange<H> {
         }
         let ends = ends_stream(frame)?;
         if ends {
-            self.flow = Flow::Replies;
+            self.flow = FrameFlow::Replies;
         }
         Some(ends)
     }
@@ -119,18 +120,18 @@ impl<H: ClientHandle> Exchange<H> {
         let step = self.scanner.advance(buf);
         let used = step.as_ref().map_or(buf.len(), |step| step.used);
         match (fence.before_unknown(&buf[..used]), step) {
-            (Ahead::Found(from), _) => self.break_off(&buf[..from], events),
-            (Ahead::MayBegin(from), Err(_)) => {
+            (FencePosition::Found(from), _) => self.break_off(&buf[..from], events),
+            (FencePosition::MayBegin(from), Err(_)) => {
                 let (used, _) = self.break_off(&buf[..from], events)?;
                 Ok((used, false))
             }
-            (Ahead::MayBegin(from), Ok(_)) => {
+            (FencePosition::MayBegin(from), Ok(_)) => {
                 self.scanner = before;
                 let (used, _) = self.push(&buf[..from], events)?;
                 Ok((used, false))
             }
-            (Ahead::All, Err(_)) => self.break_off(buf, events),
-            (Ahead::All, Ok(step)) => {
+            (FencePosition::All, Err(_)) => self.break_off(buf, events),
+            (FencePosition::All, Ok(step)) => {
                 if step.used > 0 {
                     events.pushed(&buf[..step.used], step.complete)?;
                 }

@@ -5,7 +5,7 @@ use crate::silence::OvertakenSilence;
 
 /// Measures when a connection has heard and sent, and counts what it owes that may take long.
 #[derive(Debug, Default)]
-pub(super) struct Pulse {
+pub(super) struct LinkPulse {
     /// The server has sent the last byte at that time.
     pub(super) heard_micros: u64,
     /// The server had been sent this number of bytes by then.
@@ -26,8 +26,8 @@ pub(super) struct Pulse {
     pub(super) is_patient: bool,
 }
 
-impl Pulse {
-    /// The pulse of a connection that was opened now, which has taken so long.
+impl LinkPulse {
+    /// Begins the pulse of a connection that was opened now, which has taken so long.
     pub(super) fn begun(now_micros: u64, connect_micros: u64) -> Self {
         Self {
             quickest_micros: connect_micros,

@@ -1,15 +1,16 @@
 //! Replies: each byte that comes goes to whom it is due.
 
-use super::request::Due;
+use super::request::DueEntry;
 use super::{
-    ClientHandle, ConnectionEvents, Exchange, Flow, Offence, OwnReply, RequestKind, Show, Violation,
+    ClientHandle, ConnectionEvents, Exchange, FrameFlow, Offence, OwnReply, RequestKind, Show,
+    Violation,
 };
 use crate::fences::{Before, ends_transaction};
-use crate::resp::{Advance, ReplyScanner};
+use crate::resp::{ReplyScanner, ScanProgress};
 use crate::session::{PinnedCommand, Stream};
 use crate::waits::PoppedElements;
 
-/// Longest reply gathered for respool itself; `COMMAND` of Redis 7 measures about 200 KiB.
+/// Bounds a reply that is gathered for respool itself; `COMMAND` of Redis 7 measures about 200 KiB.
 const MAX_OWN_REPLY: usize = 4 * 1024 * 1024;
 
 /// Places for replies that are due that a connection keeps when it has few: as many as a worker's clients have in a turn.
@@ -35,7 +36,7 @@ impl<H: ClientHandle> Exchange<H> {
     ) -> Result<(), Violation> {
         self.carry.clear();
         self.pulse.heard(now_micros, self.sent_total);
-        let (due, asked) = (self.due_count, self.due.front().map(Due::sent_micros));
+        let (due, asked) = (self.due_count, self.due.front().map(DueEntry::sent_micros));
         let used = self.dispatch(arrived, now_micros, events);
         self.measure(now_micros, due, asked);
         self.carry.extend_from_slice(&arrived[used?..]);
@@ -87,7 +88,7 @@ impl<H: ClientHandle> Exchange<H> {
         while at < buf.len() {
             let starts = self.scanner.at_boundary();
             if starts {
-                if self.flow == Flow::Debugger {
+                if self.flow == FrameFlow::Debugger {
                     events.pushed(&buf[at..], true)?;
                     return Ok(buf.len());
                 }
@@ -105,7 +106,7 @@ impl<H: ClientHandle> Exchange<H> {
                 match self.due.front() {
                     None if self.is_distrusted => self.drop_surplus(&buf[at..]),
                     None => return Err(Violation::unasked(&buf[at..])),
-                    Some(Due::Client {
+                    Some(DueEntry::Client {
                         client,
                         kind: RequestKind::Plain | RequestKind::Block,
                         show: Show::Pass,
@@ -167,17 +168,17 @@ impl<H: ClientHandle> Exchange<H> {
     #[inline]
     fn judge_end(&mut self, head: &[u8]) -> bool {
         let is_shared = match self.due.front() {
-            Some(Due::Client {
+            Some(DueEntry::Client {
                 kind: RequestKind::Block,
                 count: 1,
                 ..
             }) => true,
-            Some(Due::Own {
+            Some(DueEntry::Own {
                 reply: OwnReply::Call(call),
                 ..
             }) if call.is_transaction() && call.replies == 1 => true,
             // On a connection of its own it may be left open.
-            Some(Due::Client {
+            Some(DueEntry::Client {
                 kind: RequestKind::Pinned(PinnedCommand::EXEC),
                 ..
             }) => false,
@@ -207,7 +208,7 @@ impl<H: ClientHandle> Exchange<H> {
     }
 
     #[inline]
-    fn advance(&mut self, buf: &[u8]) -> Result<Advance, Violation> {
+    fn advance(&mut self, buf: &[u8]) -> Result<ScanProgress, Violation> {
         self.scanner.advance(buf).map_err(|_| Violation::Malformed)
     }
 
@@ -244,7 +245,7 @@ impl<H: ClientHandle> Exchange<H> {
         now: u64,
         events: &impl ConnectionEvents,
     ) -> Result<(usize, bool), Violation> {
-        let Some(Due::Client {
+        let Some(DueEntry::Client {
             client,
             count,
             kind,
@@ -315,7 +316,7 @@ impl<H: ClientHandle> Exchange<H> {
                 if !due.is_blocking() {
                     events.reached(due.sent_micros());
                 }
-                if let Due::Client { sent_micros, .. } = due {
+                if let DueEntry::Client { sent_micros, .. } = due {
                     events.replied(now.saturating_sub(*sent_micros), 1);
                 }
             }
@@ -327,11 +328,11 @@ impl<H: ClientHandle> Exchange<H> {
     fn tell_of_refusal(&self, error: &[u8], events: &impl ConnectionEvents) {
         match self.due.front() {
             // Who calls the server hears of it by itself.
-            Some(Due::Own {
+            Some(DueEntry::Own {
                 reply: OwnReply::Call(_),
                 ..
             }) => {}
-            Some(Due::Client {
+            Some(DueEntry::Client {
                 kind: RequestKind::Fenced,
                 ..
             }) => {
@@ -346,7 +347,7 @@ impl<H: ClientHandle> Exchange<H> {
     fn frame(&mut self, bytes: &[u8], starts: bool, complete: bool) -> Result<(), Violation> {
         match self.due.front_mut() {
             None => Ok(()),
-            Some(Due::Own { reply, .. }) => {
+            Some(DueEntry::Own { reply, .. }) => {
                 let gathered = self.gathered.get_or_insert_default();
                 if let OwnReply::Call(call) = reply {
                     call.gather(gathered, bytes);
@@ -361,7 +362,7 @@ impl<H: ClientHandle> Exchange<H> {
                     false => Ok(()),
                 }
             }
-            Some(Due::Client { .. }) => self.client_frame(bytes, starts, complete),
+            Some(DueEntry::Client { .. }) => self.client_frame(bytes, starts, complete),
         }
     }
 
@@ -371,7 +372,7 @@ impl<H: ClientHandle> Exchange<H> {
         starts: bool,
         complete: bool,
     ) -> Result<(), Violation> {
-        let Some(Due::Client {
+        let Some(DueEntry::Client {
             client, kind, show, ..
         }) = self.due.front_mut()
         else {
@@ -411,7 +412,7 @@ impl<H: ClientHandle> Exchange<H> {
     /// Returns what comes behind the reply at the front beside replies.
     pub(super) fn started_stream(&self) -> Option<Stream> {
         match self.due.front() {
-            Some(Due::Client {
+            Some(DueEntry::Client {
                 client,
                 kind:
                     RequestKind::Pinned(
@@ -426,11 +427,11 @@ impl<H: ClientHandle> Exchange<H> {
     /// `complete` replies of the entry at the front have come.
     #[inline]
     pub(super) fn answered(&mut self, complete: u32) {
-        if !self.due.front().is_some_and(Due::is_fence) {
+        if !self.due.front().is_some_and(DueEntry::is_fence) {
             self.due_count -= complete as usize;
         }
         let ended = match self.due.front_mut() {
-            Some(Due::Client { client, count, .. }) => {
+            Some(DueEntry::Client { client, count, .. }) => {
                 *count -= complete;
                 if client.is_measured() {
                     match self.charged.last_mut() {
@@ -441,7 +442,7 @@ impl<H: ClientHandle> Exchange<H> {
                 client.answered(complete);
                 *count == 0
             }
-            Some(Due::Own {
+            Some(DueEntry::Own {
                 reply: OwnReply::Call(call),
                 ..
             }) => {
@@ -462,11 +463,11 @@ impl<H: ClientHandle> Exchange<H> {
             self.pulse.left(delays);
         }
         match (self.due.pop_front(), gathered) {
-            (Some(Due::Own { reply, .. }), gathered) => {
+            (Some(DueEntry::Own { reply, .. }), gathered) => {
                 self.answered.push((reply, gathered.unwrap_or_default()))
             }
             (
-                Some(Due::Client {
+                Some(DueEntry::Client {
                     kind: RequestKind::Blocking(popped),
                     ..
                 }),

@@ -40,7 +40,7 @@ pub enum Answer {
 
 /// Says how soon the server answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Pace {
+pub enum AnswerPace {
     /// It answers at once.
     Prompt,
     /// It answers at once, but while writes are paused.
@@ -60,13 +60,13 @@ pub type TakeReply = Box<dyn FnOnce(Vec<u8>)>;
 /// Takes what came of several requests of respool's own.
 pub(super) type TakeAnswer = Box<dyn FnOnce(Answer)>;
 
-/// Requests of respool's own whose replies, or their loss, somebody is told of by a call.
+/// Stands for requests of respool's own whose replies, or their loss, somebody is told of by a call.
 pub struct OwnCall {
     /// The server owes this many replies to it still.
     pub(super) replies: usize,
     limit_bytes: usize,
     is_too_large: bool,
-    pub(super) pace: Pace,
+    pub(super) pace: AnswerPace,
     pub(super) call: TakeAnswer,
 }
 
@@ -75,7 +75,7 @@ impl OwnCall {
     pub fn new(
         replies: usize,
         limit_bytes: usize,
-        pace: Pace,
+        pace: AnswerPace,
         call: impl FnOnce(Answer) + 'static,
     ) -> Self {
         Self {
@@ -106,7 +106,7 @@ impl OwnCall {
     }
 
     pub(super) fn is_transaction(&self) -> bool {
-        matches!(self.pace, Pace::Transaction { .. })
+        matches!(self.pace, AnswerPace::Transaction { .. })
     }
 }
 
@@ -150,7 +150,7 @@ impl OwnReply {
             Self::Call(call)
                 if matches!(
                     call.pace,
-                    Pace::Writing | Pace::Transaction { writes: true }
+                    AnswerPace::Writing | AnswerPace::Transaction { writes: true }
                 ) =>
             {
                 Delays::PAUSE
@@ -186,7 +186,7 @@ impl fmt::Debug for OwnReply {
 
 /// Holds one entry of what is due on a connection; the entries stand in the order in which they were asked for.
 #[derive(Debug)]
-pub(super) enum Due<H> {
+pub(super) enum DueEntry<H> {
     /// Replies are due to a client, as many as `count` says.
     Client {
         client: H,
@@ -198,7 +198,7 @@ pub(super) enum Due<H> {
         /// Its requests start there among all bytes ever appended.
         start: u64,
     },
-    /// Replies of respool's own.
+    /// Replies are due to respool itself.
     Own {
         reply: OwnReply,
         sent_micros: u64,
@@ -206,13 +206,13 @@ pub(super) enum Due<H> {
     },
 }
 
-impl<H> Due<H> {
+impl<H> DueEntry<H> {
     /// Tells whether the server may take its time with it.
     pub(super) fn is_blocking(&self) -> bool {
         match self {
             Self::Client { kind, .. } => matches!(kind, RequestKind::Blocking(_)),
             Self::Own { reply, .. } => {
-                matches!(reply, OwnReply::Call(call) if call.pace == Pace::Blocking)
+                matches!(reply, OwnReply::Call(call) if call.pace == AnswerPace::Blocking)
             }
         }
     }

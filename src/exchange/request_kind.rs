@@ -21,7 +21,7 @@ pub enum RequestKind {
     RawError,
 }
 
-/// Requests that a connection lost before any byte of them was sent: they are sent again, on another.
+/// Holds requests that a connection lost before any byte of them was sent: they are sent again, on another.
 #[derive(Debug)]
 pub struct Unsent {
     /// Holds the requests as they were to be sent.

@@ -1,11 +1,11 @@
 //! Requests: appended, sent, and due from then on.
 
 use super::logins::is_login;
-use super::request::Due;
+use super::request::DueEntry;
 use super::{ClientHandle, Exchange, OwnReply, RequestKind, Show, Unsent};
 use crate::command::Delays;
 
-/// Bytes that a connection reads at once.
+/// A connection reads this many bytes at once.
 const READ_SIZE: usize = 64 * 1024;
 
 /// Room for requests that a connection keeps from one turn to the next, and from one tick to the next. Memory that is new to
@@ -81,7 +81,7 @@ impl<H: ClientHandle> Exchange<H> {
         if self.due.is_empty() {
             self.times.begin(now_micros);
         }
-        let due = Due::Own {
+        let due = DueEntry::Own {
             reply,
             sent_micros: now_micros,
             start,
@@ -164,7 +164,7 @@ impl<H: ClientHandle> Exchange<H> {
     ) {
         self.due_count += more as usize;
         // One client's requests of one turn are one entry; not across what was sent already.
-        if let Some(Due::Client {
+        if let Some(DueEntry::Client {
             client: last,
             count,
             kind: RequestKind::Plain,
@@ -185,17 +185,17 @@ impl<H: ClientHandle> Exchange<H> {
             return;
         }
         // A fence is nobody's: who stands before it counts.
-        let is_own = |due: &&Due<H>| !due.is_fence();
+        let is_own = |due: &&DueEntry<H>| !due.is_fence();
         match self.due.iter().rev().find(is_own) {
             None => self.times.begin(now),
-            Some(Due::Client { client: last, .. }) if !last.is_same(client) => {
+            Some(DueEntry::Client { client: last, .. }) if !last.is_same(client) => {
                 self.mixed_micros = Some(now);
             }
             Some(_) => {}
         }
         self.pulse.joined(Delays::NONE, more_delays);
         let is_fenced = matches!(kind, RequestKind::Fenced);
-        self.due.push_back(Due::Client {
+        self.due.push_back(DueEntry::Client {
             client: client.clone(),
             count: more,
             kind,

@@ -1,11 +1,11 @@
 //! What a connection owes while the server is silent on it, and since when.
 
-use super::request::Due;
+use super::request::DueEntry;
 use super::{ClientHandle, Exchange, OwnReply};
 use crate::command::Delays;
 use crate::silence::{AwaitedReply, LinkSilence, ServerSigns};
 
-/// Bytes past which a server that does not read leaves some unacknowledged though its host lives: the kernel's patience must
+/// A server that does not read may leave more bytes than this unacknowledged though its host lives: the kernel's patience must
 /// not end before ours then.
 const MANY_BYTES: u64 = 32 * 1024;
 
@@ -17,7 +17,7 @@ impl<H: ClientHandle> Exchange<H> {
         let pulse = &self.pulse;
         let since = front.sent_micros().max(pulse.heard_micros);
         let since = since.max(pulse.whole_micros);
-        let end = (self.due.get(at + 1)).map_or(self.appended_total, Due::start);
+        let end = (self.due.get(at + 1)).map_or(self.appended_total, DueEntry::start);
         // What the server has not got whole it cannot answer; it is to take it, though.
         Some(match end <= self.sent_total {
             true => since,
@@ -25,13 +25,13 @@ impl<H: ClientHandle> Exchange<H> {
         })
     }
 
-    /// The first that is due and would be missed, and its place: a connection that was idle is no less than it was for what keeps it
-    /// from the server's `timeout`.
-    fn missed(&self) -> Option<(usize, &Due<H>)> {
-        let keeps_alive = |due: &Due<H>| {
+    /// Returns the first that is due and would be missed, and its place: a connection that was idle is no less than it was for
+    /// what keeps it from the server's `timeout`.
+    fn missed(&self) -> Option<(usize, &DueEntry<H>)> {
+        let keeps_alive = |due: &DueEntry<H>| {
             matches!(
                 due,
-                Due::Own {
+                DueEntry::Own {
                     reply: OwnReply::KeepAlive,
                     ..
                 }
@@ -62,7 +62,7 @@ impl<H: ClientHandle> Exchange<H> {
 
     /// Tells whether what is missed was asked by respool itself, and for nobody: of connections that are idle it asks so.
     pub fn misses_own(&self) -> bool {
-        matches!(self.missed(), Some((_, due @ Due::Own { .. })) if due.place().is_none())
+        matches!(self.missed(), Some((_, due @ DueEntry::Own { .. })) if due.place().is_none())
     }
 
     /// Tells whether the answer to a PING is due next.
@@ -70,7 +70,7 @@ impl<H: ClientHandle> Exchange<H> {
         let front = self.due.front();
         matches!(
             front,
-            Some(Due::Own {
+            Some(DueEntry::Own {
                 reply: OwnReply::Pong(_),
                 ..
             })
@@ -108,13 +108,13 @@ impl<H: ClientHandle> Exchange<H> {
     pub fn may_work(&self) -> bool {
         // It is done with a command whose reply has begun.
         let is_done = self.has_begun()
-            && matches!(self.due.front(), Some(Due::Client { count: 1, delays, .. }) if delays.may_work());
+            && matches!(self.due.front(), Some(DueEntry::Client { count: 1, delays, .. }) if delays.may_work());
         self.pulse.may_work > u32::from(is_done)
     }
 
     /// Returns what may delay the reply that is due next.
     pub fn next_delays(&self) -> Delays {
-        self.due.front().map_or(Delays::NONE, Due::delays)
+        self.due.front().map_or(Delays::NONE, DueEntry::delays)
     }
 
     /// Tells whether something is due that the server may work on for long and that was sent by `until_micros`; `None`: at any time.

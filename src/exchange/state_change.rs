@@ -7,7 +7,7 @@ use crate::texts::is_busy;
 /// Is called when a change ends: acknowledged, or with the server's first refusal.
 pub type Changed = Box<dyn FnOnce(Result<(), Vec<u8>>)>;
 
-/// A change under way.
+/// Follows a change of the connection's state that is under way.
 pub(super) struct StateChange {
     /// The server has yet to answer this number of steps.
     left: usize,

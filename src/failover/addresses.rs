@@ -16,14 +16,14 @@ const MAX_REMEMBERED: usize = 64;
 
 /// One address of the server.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Node {
+pub enum ServerNode {
     /// It is an IP address and a port.
     Tcp(SocketAddr),
     /// It is the path of a unix socket.
     Unix(Arc<Path>),
 }
 
-impl fmt::Display for Node {
+impl fmt::Display for ServerNode {
     /// Writes it as `upstream.address` would be written.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -36,28 +36,28 @@ impl fmt::Display for Node {
 /// Holds an address that was told once.
 #[derive(Debug)]
 struct ToldAddress {
-    node: Node,
+    node: ServerNode,
     last: u64,
 }
 
 /// Holds the addresses that a name stands for.
 #[derive(Debug, Default)]
-pub struct Addresses {
-    current: Vec<Node>,
+pub struct AddressSet {
+    current: Vec<ServerNode>,
     /// Holds those of earlier answers.
     earlier: Vec<ToldAddress>,
     /// Says since when the name is known to stand for its addresses in turn.
     rotates: Option<u64>,
 }
 
-impl Addresses {
+impl AddressSet {
     /// Notes that the name was resolved to `answers` at `now`. Returns true where an address that was told before is
     /// not any more.
-    pub fn answered(&mut self, answers: &[Node], now: u64) -> bool {
+    pub fn answered(&mut self, answers: &[ServerNode], now: u64) -> bool {
         if answers.is_empty() {
             return false;
         }
-        let held_before: Vec<Node> = self.current.drain(..).collect();
+        let held_before: Vec<ServerNode> = self.current.drain(..).collect();
         for node in &held_before {
             self.earlier.push(ToldAddress {
                 node: node.clone(),
@@ -84,12 +84,12 @@ impl Addresses {
     }
 
     /// Lists those of the last answer, in its order.
-    pub fn current(&self) -> &[Node] {
+    pub fn current(&self) -> &[ServerNode] {
         &self.current
     }
 
     /// Tells whether a connection to `node` is one to the server.
-    pub fn holds(&self, node: &Node, now: u64) -> bool {
+    pub fn holds(&self, node: &ServerNode, now: u64) -> bool {
         if self.current.is_empty() || self.current.contains(node) {
             return true;
         }
@@ -112,14 +112,14 @@ mod tests {
 
     const SECOND: u64 = 1_000_000;
 
-    fn node(last: u8) -> Node {
-        Node::Tcp(SocketAddr::from(([10, 0, 0, last], 6379)))
+    fn node(last: u8) -> ServerNode {
+        ServerNode::Tcp(SocketAddr::from(([10, 0, 0, last], 6379)))
     }
 
-    fn told(answers: &[&[u8]]) -> Addresses {
-        let mut addresses = Addresses::default();
+    fn told(answers: &[&[u8]]) -> AddressSet {
+        let mut addresses = AddressSet::default();
         for (at, answer) in answers.iter().enumerate() {
-            let nodes: Vec<Node> = answer.iter().map(|last| node(*last)).collect();
+            let nodes: Vec<ServerNode> = answer.iter().map(|last| node(*last)).collect();
             addresses.answered(&nodes, at as u64 * SECOND);
         }
         addresses
@@ -145,7 +145,7 @@ mod tests {
 
     #[test]
     fn before_the_first_answer_nothing_is_wrong() {
-        assert!(Addresses::default().holds(&node(1), 0));
+        assert!(AddressSet::default().holds(&node(1), 0));
     }
 
     #[test]
@@ -163,7 +163,7 @@ mod tests {
 
     #[test]
     fn of_a_reader_endpoint_that_is_known_from_the_start() {
-        let mut addresses = Addresses::default();
+        let mut addresses = AddressSet::default();
         addresses.expect_rotation(0);
         addresses.answered(&[node(1)], 0);
         addresses.answered(&[node(2)], SECOND);
@@ -172,7 +172,7 @@ mod tests {
 
     #[test]
     fn what_is_remembered_is_bounded() {
-        let mut addresses = Addresses::default();
+        let mut addresses = AddressSet::default();
         for last in 0..=255 {
             addresses.answered(&[node(last)], 0);
         }

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use crate::config::Reconnect;
+use crate::config::ReconnectDelays;
 
 /// Returns the pause after so many `failures`, `chance` being random in `[0, 1)`. It is never so short that it makes a
 /// loop without pause.
-pub fn backoff(reconnect: Reconnect, failures: u32, chance: f64) -> Duration {
+pub fn backoff(reconnect: ReconnectDelays, failures: u32, chance: f64) -> Duration {
     let edge = reconnect
         .initial
         .saturating_mul(1 << failures.min(16))
@@ -20,7 +20,7 @@ mod tests {
 
     #[test]
     fn the_edge_doubles_and_never_passes_the_longest() {
-        let reconnect = Reconnect {
+        let reconnect = ReconnectDelays {
             initial: Duration::from_millis(50),
             max: Duration::from_secs(1),
         };

@@ -7,7 +7,7 @@ fn each(per_second: u32) -> u64 {
     SECOND / u64::from(per_second.max(1))
 }
 
-/// A token bucket, kept as the time at which it would be full.
+/// Bounds a rate: a token bucket, kept as the time at which it would be full.
 #[derive(Debug, Default)]
 pub struct TokenBucket {
     full_at: u64,

@@ -9,7 +9,7 @@ use std::time::Duration;
 pub enum ConnectTurn {
     /// It may be made now.
     Now,
-    /// It may be made, and is the one of its time: [`Circuit::probed`] ends it.
+    /// It may be made, and is the one of its time: [`CircuitBreaker::probed`] ends it.
     Probe,
     /// It may not be made before then.
     At(u64),
@@ -19,7 +19,7 @@ pub enum ConnectTurn {
 
 /// Is closed while the server is there, or may be.
 #[derive(Debug, Default)]
-pub struct Circuit {
+pub struct CircuitBreaker {
     /// Says since when no connection is up.
     away_since: Option<u64>,
     /// Counts the attempts that have failed since.
@@ -33,7 +33,7 @@ struct OpenCircuit {
     is_probing: bool,
 }
 
-impl Circuit {
+impl CircuitBreaker {
     /// Notes that the last connection was lost.
     pub fn lost(&mut self, now: u64) {
         self.away_since = Some(now);
@@ -119,7 +119,7 @@ mod tests {
 
     #[test]
     fn it_opens_when_no_attempt_has_succeeded_for_long() {
-        let mut circuit = Circuit::default();
+        let mut circuit = CircuitBreaker::default();
         circuit.lost(0);
         assert!(!circuit.failed(SECOND, AFTER, PAUSE));
         assert_eq!(circuit.turn(2 * SECOND), ConnectTurn::Now);
@@ -129,7 +129,7 @@ mod tests {
 
     #[test]
     fn it_knows_for_how_long_the_server_was_missed() {
-        let mut circuit = Circuit::default();
+        let mut circuit = CircuitBreaker::default();
         circuit.lost(SECOND);
         assert_eq!(
             circuit.missed_for(2 * SECOND),
@@ -146,7 +146,7 @@ mod tests {
 
     #[test]
     fn one_attempt_at_a_time_and_the_first_success_closes() {
-        let mut circuit = Circuit::default();
+        let mut circuit = CircuitBreaker::default();
         circuit.failed(0, AFTER, PAUSE);
         circuit.failed(10 * SECOND, AFTER, PAUSE);
         assert_eq!(circuit.turn(10 * SECOND), ConnectTurn::At(11 * SECOND));
@@ -164,7 +164,7 @@ mod tests {
 
     #[test]
     fn a_success_between_failures_keeps_it_closed() {
-        let mut circuit = Circuit::default();
+        let mut circuit = CircuitBreaker::default();
         for second in 0..100 {
             assert!(!circuit.failed(second * SECOND, AFTER, PAUSE));
             if second % 9 == 8 {
@@ -175,7 +175,7 @@ mod tests {
 
     #[test]
     fn the_time_is_counted_from_the_last_connection() {
-        let mut circuit = Circuit::default();
+        let mut circuit = CircuitBreaker::default();
         circuit.lost(0);
         circuit.lost(100 * SECOND);
         assert!(!circuit.failed(101 * SECOND, AFTER, PAUSE));
@@ -184,7 +184,7 @@ mod tests {
 
     #[test]
     fn a_sign_of_the_server_makes_the_next_attempt_due() {
-        let mut circuit = Circuit::default();
+        let mut circuit = CircuitBreaker::default();
         circuit.stirred(0);
         circuit.failed(0, AFTER, PAUSE);
         circuit.failed(10 * SECOND, AFTER, PAUSE);
@@ -201,7 +201,7 @@ mod tests {
 
     #[test]
     fn without_a_time_it_never_opens() {
-        let mut circuit = Circuit::default();
+        let mut circuit = CircuitBreaker::default();
         assert!((0..100).all(|second| !circuit.failed(second * SECOND, Duration::ZERO, PAUSE)));
     }
 
@@ -209,7 +209,7 @@ mod tests {
         /// Whatever happens: never two attempts at once while it is open, and never none for ever.
         #[test]
         fn at_most_one_probes(events in prop::collection::vec((0_u8..5, 0_u64..4_000_000), 1..200)) {
-            let (mut circuit, mut now, mut probes) = (Circuit::default(), 0, 0_u32);
+            let (mut circuit, mut now, mut probes) = (CircuitBreaker::default(), 0, 0_u32);
             for (event, step) in events {
                 now += step;
                 match event {

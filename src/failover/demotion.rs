@@ -12,13 +12,13 @@ const FORGOTTEN_AFTER: Duration = Duration::from_secs(60);
 
 /// Decides the steps in which connections are replaced.
 #[derive(Debug, Default)]
-pub struct Demotion {
+pub struct DemotionSteps {
     steps: u32,
     next: u64,
     last: u64,
 }
 
-impl Demotion {
+impl DemotionSteps {
     /// Notes that a server has answered as a replica does. Returns true where a step is due, and whether it is one is
     /// worth asking.
     pub fn is_due(&mut self, now: u64) -> bool {
@@ -55,7 +55,7 @@ mod tests {
 
     #[test]
     fn the_first_is_acted_on_at_once_and_the_next_in_ever_longer_steps() {
-        let mut demotion = Demotion::default();
+        let mut demotion = DemotionSteps::default();
         let acted: Vec<u64> = (0..60_000)
             .map(|ms| ms * 1000)
             .filter(|now| demotion.seen(*now, INITIAL))
@@ -68,7 +68,7 @@ mod tests {
 
     #[test]
     fn it_is_forgotten() {
-        let mut demotion = Demotion::default();
+        let mut demotion = DemotionSteps::default();
         assert!(!demotion.is_recent(0));
         assert!((0..10).any(|second| demotion.seen(second * 1_000_000, INITIAL)));
         assert!(demotion.is_recent(20_000_000) && !demotion.is_recent(100_000_000));

@@ -10,10 +10,10 @@ mod demotion;
 mod record;
 mod silent;
 
-pub use addresses::{Addresses, Node};
+pub use addresses::{AddressSet, ServerNode};
 pub use backoff::backoff;
 pub use bucket::TokenBucket;
-pub use circuit::{Circuit, ConnectTurn};
-pub use demotion::Demotion;
-pub use record::{Failover, FailoverRecord, FailoverStanding};
+pub use circuit::{CircuitBreaker, ConnectTurn};
+pub use demotion::DemotionSteps;
+pub use record::{FailoverRecord, FailoverStanding, SeenFailover};
 pub use silent::SilentNodes;

@@ -7,18 +7,18 @@ use std::collections::BTreeMap;
 
 use crate::telemetry::LossCause;
 
-use super::Node;
+use super::ServerNode;
 
 /// Says for how long, in microseconds, the loss of one connection may be the first sign of a failover.
 const SIGN_LASTS: u64 = 5_000_000;
 
 /// Tells of one failover.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Failover {
+pub struct SeenFailover {
     /// The address that was lost.
-    pub from: Node,
+    pub from: ServerNode,
     /// The address of the first connection after; `None` while it is not over.
-    pub to: Option<Node>,
+    pub to: Option<ServerNode>,
     /// Says what was noticed first.
     pub cause: LossCause,
     /// Says when it was noticed.
@@ -37,7 +37,7 @@ pub struct Failover {
 #[derive(Debug, Clone, Default)]
 pub struct FailoverStanding {
     /// Shows the one under way, else the last.
-    pub last: Option<Failover>,
+    pub last: Option<SeenFailover>,
     /// Counts those that are over, by their cause.
     pub totals: BTreeMap<&'static str, u64>,
 }
@@ -47,10 +47,10 @@ pub struct FailoverStanding {
 pub struct FailoverRecord {
     live: usize,
     /// Holds what may become a failover, or is one.
-    current: Option<Failover>,
+    current: Option<SeenFailover>,
     /// Is true where it is one.
     is_failover: bool,
-    last: Option<Failover>,
+    last: Option<SeenFailover>,
     totals: BTreeMap<&'static str, u64>,
 }
 
@@ -74,7 +74,7 @@ impl FailoverRecord {
 
     /// Notes that the server was reached at `node` by a connect that had begun at `begun` and is over `now`; where
     /// `can_serve` is true it is what was looked for.
-    pub fn reached(&mut self, node: &Node, can_serve: bool, (begun, now): (u64, u64)) {
+    pub fn reached(&mut self, node: &ServerNode, can_serve: bool, (begun, now): (u64, u64)) {
         let is_old = self.current.as_ref().is_some_and(|current| {
             // One that begins later goes to where the server is by then, though it be back.
             current.cause == LossCause::Moved && current.from == *node && begun <= current.began
@@ -95,7 +95,7 @@ impl FailoverRecord {
     }
 
     /// Notes that a connection to `node` was lost.
-    pub fn lost(&mut self, node: &Node, cause: LossCause, now: u64) {
+    pub fn lost(&mut self, node: &ServerNode, cause: LossCause, now: u64) {
         let is_left = matches!(
             cause,
             LossCause::Moved | LossCause::Readonly | LossCause::MasterDown
@@ -107,8 +107,8 @@ impl FailoverRecord {
     }
 
     /// Notes that a connection to `node` whose connect began at `begun` is being left, and all others to it.
-    pub fn left(&mut self, node: &Node, cause: LossCause, begun: u64, now: u64) {
-        let is_over = |last: &Failover| last.from == *node && begun <= last.began + last.took;
+    pub fn left(&mut self, node: &ServerNode, cause: LossCause, begun: u64, now: u64) {
+        let is_over = |last: &SeenFailover| last.from == *node && begun <= last.began + last.took;
         if self.last.as_ref().is_some_and(is_over) {
             return;
         }
@@ -148,12 +148,12 @@ impl FailoverRecord {
         }
     }
 
-    fn begin(&mut self, node: &Node, cause: LossCause, now: u64) {
-        let is_stale = |sign: &Failover| now.saturating_sub(sign.began) > SIGN_LASTS;
+    fn begin(&mut self, node: &ServerNode, cause: LossCause, now: u64) {
+        let is_stale = |sign: &SeenFailover| now.saturating_sub(sign.began) > SIGN_LASTS;
         if !self.is_failover && self.current.as_ref().is_some_and(is_stale) {
             self.current = None;
         }
-        self.current.get_or_insert_with(|| Failover {
+        self.current.get_or_insert_with(|| SeenFailover {
             from: node.clone(),
             to: None,
             cause,
@@ -165,7 +165,7 @@ impl FailoverRecord {
         });
     }
 
-    fn change(&mut self, change: impl FnOnce(&mut Failover)) {
+    fn change(&mut self, change: impl FnOnce(&mut SeenFailover)) {
         if let Some(current) = &mut self.current {
             change(current);
         }
@@ -176,8 +176,8 @@ impl FailoverRecord {
 mod tests {
     use super::*;
 
-    fn node(port: u16) -> Node {
-        Node::Tcp(std::net::SocketAddr::from(([127, 0, 0, 1], port)))
+    fn node(port: u16) -> ServerNode {
+        ServerNode::Tcp(std::net::SocketAddr::from(([127, 0, 0, 1], port)))
     }
 
     fn with(live: usize) -> FailoverRecord {
@@ -208,7 +208,7 @@ mod tests {
         record.held(7);
         let standing = record.standing(9000);
         let last = standing.last.expect("one is over");
-        let expected = Failover {
+        let expected = SeenFailover {
             from: node(1),
             to: Some(node(2)),
             cause: LossCause::Reset,

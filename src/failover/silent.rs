@@ -2,7 +2,7 @@
 //!
 //! Pure: told the time and what happened.
 
-use super::Node;
+use super::ServerNode;
 
 /// Says how long an address is tried last.
 const MICROS: u64 = 30_000_000;
@@ -13,7 +13,7 @@ const MOST: usize = 64;
 /// Holds an address that did not answer.
 #[derive(Debug)]
 struct SilentNode {
-    node: Node,
+    node: ServerNode,
     until: u64,
 }
 
@@ -24,9 +24,9 @@ pub struct SilentNodes(Vec<SilentNode>);
 impl SilentNodes {
     /// Orders `nodes` as a connect at `now` tries them: those that were silent stand last. When its time is over such a
     /// one is tried in its place again, by this connect alone.
-    pub fn order(&mut self, nodes: &[Node], now: u64) -> Vec<Node> {
+    pub fn order(&mut self, nodes: &[ServerNode], now: u64) -> Vec<ServerNode> {
         let mut last = Vec::new();
-        let mut ordered: Vec<Node> = nodes.to_vec();
+        let mut ordered: Vec<ServerNode> = nodes.to_vec();
         ordered.retain(
             |node| match self.0.iter_mut().find(|silent| silent.node == *node) {
                 Some(silent) if now < silent.until => {
@@ -45,7 +45,7 @@ impl SilentNodes {
     }
 
     /// Notes that `node` let a connect wait in vain. Returns true where that is news.
-    pub fn was_silent(&mut self, node: &Node, now: u64) -> bool {
+    pub fn was_silent(&mut self, node: &ServerNode, now: u64) -> bool {
         let until = now.saturating_add(MICROS);
         if let Some(silent) = self.0.iter_mut().find(|silent| silent.node == *node) {
             silent.until = until;
@@ -60,7 +60,7 @@ impl SilentNodes {
     }
 
     /// Notes that `node` took a connection, or refused it at once.
-    pub fn answered(&mut self, node: &Node) {
+    pub fn answered(&mut self, node: &ServerNode) {
         self.0.retain(|silent| silent.node != *node);
     }
 }
@@ -71,8 +71,8 @@ mod tests {
 
     use super::*;
 
-    fn nodes(of: &[u8]) -> Vec<Node> {
-        let node = |last: &u8| Node::Tcp(SocketAddr::from(([10, 0, 0, *last], 6379)));
+    fn nodes(of: &[u8]) -> Vec<ServerNode> {
+        let node = |last: &u8| ServerNode::Tcp(SocketAddr::from(([10, 0, 0, *last], 6379)));
         of.iter().map(node).collect()
     }
 

@@ -17,7 +17,7 @@ const MOST_KEPT: usize = 24;
 /// Messages begin with these; they may stand between the elements of an EXEC of Redis 6.2 that receives its own.
 const MESSAGES: [&[u8]; 3] = [b"message\r\n", b"pmessage\r\n", b"smessage\r\n"];
 
-/// A subscription command that was queued.
+/// Describes a subscription command that was queued.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct QueuedSubscription {
     /// It stands at this place among the commands of its transaction.

@@ -7,7 +7,7 @@ use crate::resp::parse_integer;
 #[derive(Debug, PartialEq, Eq)]
 pub struct UnexpectedFrame;
 
-/// A message's topic, which its subscribers have subscribed to.
+/// Names a message's topic, which its subscribers have subscribed to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TopicMessage<'a> {
     /// It is of this kind.
@@ -16,7 +16,7 @@ pub struct TopicMessage<'a> {
     pub topic: &'a [u8],
 }
 
-/// One frame of the server, read as far as it matters.
+/// Is one frame of the server, read as far as it matters.
 #[derive(Debug, PartialEq, Eq)]
 pub enum SubscriptionFrame<'a> {
     /// It is a message.

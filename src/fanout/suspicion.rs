@@ -24,7 +24,7 @@ pub enum SubscriptionSide {
     Apart,
 }
 
-/// One of those on a connection that was lost.
+/// Describes one of those on a connection that was lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LossSuspect {
     /// It is this subscriber.

@@ -52,7 +52,7 @@ impl MessageWeights {
     }
 }
 
-/// A client that a message is too much for.
+/// Names a client that a message is too much for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OverwhelmedClient<T> {
     /// It is this client.

@@ -21,14 +21,14 @@ const INVALIDATION: &[u8] = b">2\r\n";
 
 /// The server's reply is not of the commands that were queued.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Mismatch;
+pub struct ExecMismatch;
 
 /// Is one of the parts that the reply consists of, in their order.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Part<'a> {
-    /// Bytes that are passed on.
+pub enum ExecPart<'a> {
+    /// These bytes are passed on.
     Pass(&'a [u8]),
-    /// The element in the place of this number, which something else is put in for.
+    /// This is the element in the place of this number, which something else is put in for.
     Own(usize, Vec<u8>),
 }
 
@@ -54,7 +54,7 @@ enum ExecutedStage {
     Search(usize),
 }
 
-/// The reply of one EXEC, cut anywhere as [`ReplyScanner`] cuts it.
+/// Reads the reply of one EXEC, cut anywhere as [`ReplyScanner`] cuts it.
 #[derive(Debug)]
 pub struct Executed {
     /// The reply has so many elements, those of marks included.
@@ -91,8 +91,12 @@ impl Executed {
     /// Hands the parts in `bytes`, which follow on those before, to `each`.
     ///
     /// # Errors
-    /// [`Mismatch`] when nobody can tell which elements are whose.
-    pub fn take(&mut self, bytes: &[u8], mut each: impl FnMut(Part<'_>)) -> Result<(), Mismatch> {
+    /// [`ExecMismatch`] when nobody can tell which elements are whose.
+    pub fn take(
+        &mut self,
+        bytes: &[u8],
+        mut each: impl FnMut(ExecPart<'_>),
+    ) -> Result<(), ExecMismatch> {
         let (mut from, mut at) = (0, 0);
         if self.stage == ExecutedStage::Begin && !bytes.is_empty() {
             (from, at) = self.begin(bytes, &mut each)?;
@@ -102,7 +106,7 @@ impl Executed {
                 ExecutedStage::Begin | ExecutedStage::Through => at = bytes.len(),
                 ExecutedStage::Search(matched) => {
                     if from < at {
-                        each(Part::Pass(&bytes[from..at]));
+                        each(ExecPart::Pass(&bytes[from..at]));
                     }
                     at += self.search(&bytes[at..], matched, &mut each)?;
                     from = at;
@@ -111,20 +115,23 @@ impl Executed {
                     if self.scanner.at_boundary() {
                         self.is_between = bytes[at..].starts_with(INVALIDATION);
                     }
-                    let step = self.scanner.advance(&bytes[at..]).map_err(|_| Mismatch)?;
+                    let step = self
+                        .scanner
+                        .advance(&bytes[at..])
+                        .map_err(|_| ExecMismatch)?;
                     if step.used == 0 {
-                        return Err(Mismatch);
+                        return Err(ExecMismatch);
                     }
                     let end = at + step.used;
                     let is_own = self.places[self.next].place == number && !self.is_between;
                     if is_own {
                         if from < at {
-                            each(Part::Pass(&bytes[from..at]));
+                            each(ExecPart::Pass(&bytes[from..at]));
                         }
                         from = end;
                         self.gathered.extend_from_slice(&bytes[at..end]);
                         if self.gathered.len() > MOST_ELEMENT {
-                            return Err(Mismatch);
+                            return Err(ExecMismatch);
                         }
                     }
                     if step.complete && !self.is_between {
@@ -135,7 +142,7 @@ impl Executed {
             }
         }
         if from < bytes.len() {
-            each(Part::Pass(&bytes[from..]));
+            each(ExecPart::Pass(&bytes[from..]));
         }
         Ok(())
     }
@@ -149,8 +156,8 @@ impl Executed {
     fn begin(
         &mut self,
         bytes: &[u8],
-        each: &mut impl FnMut(Part<'_>),
-    ) -> Result<(usize, usize), Mismatch> {
+        each: &mut impl FnMut(ExecPart<'_>),
+    ) -> Result<(usize, usize), ExecMismatch> {
         let Some((count, length)) = array_of(bytes) else {
             self.stage = ExecutedStage::Through;
             return Ok((0, 0));
@@ -159,7 +166,7 @@ impl Executed {
         let is_inside = |own: &OwnPlace| own.place < self.elements;
         let is_known = marks == self.marks as usize && self.places.iter().all(is_inside);
         if count != u64::from(self.elements) || !is_known {
-            return Err(Mismatch);
+            return Err(ExecMismatch);
         }
         self.stage = self.stage_from(0);
         if self.marks == 0 {
@@ -167,7 +174,7 @@ impl Executed {
         }
         let mut head = Vec::new();
         push_header(&mut head, b'*', i64::from(self.elements - self.marks));
-        each(Part::Pass(&head));
+        each(ExecPart::Pass(&head));
         Ok((length, length))
     }
 
@@ -181,9 +188,9 @@ impl Executed {
     }
 
     /// An element has ended.
-    fn ended(&mut self, number: u32, is_own: bool, each: &mut impl FnMut(Part<'_>)) {
+    fn ended(&mut self, number: u32, is_own: bool, each: &mut impl FnMut(ExecPart<'_>)) {
         if is_own {
-            each(Part::Own(self.next, std::mem::take(&mut self.gathered)));
+            each(ExecPart::Own(self.next, std::mem::take(&mut self.gathered)));
             self.next += 1;
         }
         self.stage = match is_own {
@@ -198,10 +205,10 @@ impl Executed {
         &mut self,
         bytes: &[u8],
         matched: usize,
-        each: &mut impl FnMut(Part<'_>),
-    ) -> Result<usize, Mismatch> {
+        each: &mut impl FnMut(ExecPart<'_>),
+    ) -> Result<usize, ExecMismatch> {
         let own = self.places[self.next];
-        let mark = own.mark.ok_or(Mismatch)?.answer();
+        let mark = own.mark.ok_or(ExecMismatch)?.answer();
         let missing = &mark[matched..];
         if bytes.starts_with(missing) {
             self.stage = ExecutedStage::Element(own.place);
@@ -213,7 +220,7 @@ impl Executed {
         }
         if matched > 0 {
             // Only its first byte is what it begins with: nothing in the part that has come can begin another.
-            each(Part::Pass(&mark[..matched]));
+            each(ExecPart::Pass(&mark[..matched]));
             self.stage = ExecutedStage::Search(0);
             return Ok(0);
         }
@@ -226,7 +233,7 @@ impl Executed {
                 .unwrap_or(bytes.len())
         });
         if end > 0 {
-            each(Part::Pass(&bytes[..end]));
+            each(ExecPart::Pass(&bytes[..end]));
         }
         Ok(end)
     }
@@ -241,11 +248,11 @@ mod tests {
     /// Holds what is passed on, without a number, and the elements that are taken out, with theirs.
     type PassedParts = Vec<(Option<usize>, Vec<u8>)>;
 
-    fn push(parts: &mut PassedParts, part: Part<'_>) {
+    fn push(parts: &mut PassedParts, part: ExecPart<'_>) {
         match (part, parts.last_mut()) {
-            (Part::Own(number, element), _) => parts.push((Some(number), element)),
-            (Part::Pass(bytes), Some((None, before))) => before.extend_from_slice(bytes),
-            (Part::Pass(bytes), _) => parts.push((None, bytes.to_vec())),
+            (ExecPart::Own(number, element), _) => parts.push((Some(number), element)),
+            (ExecPart::Pass(bytes), Some((None, before))) => before.extend_from_slice(bytes),
+            (ExecPart::Pass(bytes), _) => parts.push((None, bytes.to_vec())),
         }
     }
 
@@ -255,7 +262,7 @@ mod tests {
         executed: &mut Executed,
         reply: &[u8],
         cuts: &[usize],
-    ) -> (PassedParts, Result<bool, Mismatch>) {
+    ) -> (PassedParts, Result<bool, ExecMismatch>) {
         let mut parts = PassedParts::new();
         let (mut scanner, mut carry, mut from) = (ReplyScanner::default(), Vec::new(), 0);
         let mut ends: Vec<usize> = cuts.iter().map(|cut| cut % (reply.len() + 1)).collect();
@@ -265,7 +272,7 @@ mod tests {
             carry.extend_from_slice(&reply[from..end]);
             from = end;
             let Ok(step) = scanner.advance(&carry) else {
-                return (parts, Err(Mismatch));
+                return (parts, Err(ExecMismatch));
             };
             let taken = executed.take(&carry[..step.used], |part| push(&mut parts, part));
             if let Err(mismatch) = taken {
@@ -290,7 +297,7 @@ mod tests {
         Plain(usize),
         /// It is respool's own.
         Own,
-        /// A script, which writes these of [`WRITTEN`].
+        /// It is a script, which writes these of [`WRITTEN`].
         Script(Vec<usize>),
     }
 
@@ -338,7 +345,7 @@ mod tests {
         let (mut marks, mut is_unsure) = (0, false);
         push(
             &mut expected,
-            Part::Pass(format!("*{}\r\n", queued.len()).as_bytes()),
+            ExecPart::Pass(format!("*{}\r\n", queued.len()).as_bytes()),
         );
         for (number, queued) in queued.iter().enumerate() {
             let bytes = match queued {
@@ -356,12 +363,12 @@ mod tests {
                     let place = number as u32 + marks;
                     let said = said_to(places.len());
                     body.extend(&said);
-                    push(&mut expected, Part::Own(places.len(), said));
+                    push(&mut expected, ExecPart::Own(places.len(), said));
                     places.push(OwnPlace { place, mark });
                     continue;
                 }
             };
-            push(&mut expected, Part::Pass(&bytes));
+            push(&mut expected, ExecPart::Pass(&bytes));
             body.extend(bytes);
         }
         let commands = queued.len() as u32;
@@ -461,7 +468,7 @@ mod tests {
         ] {
             let mut executed = Executed::new(commands, marks, places);
             let (_, told) = parts(&mut executed, b"*2\r\n+OK\r\n+OK\r\n", &[]);
-            assert_eq!(told, Err(Mismatch));
+            assert_eq!(told, Err(ExecMismatch));
         }
     }
 }

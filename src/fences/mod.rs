@@ -10,7 +10,7 @@ mod search;
 mod tests;
 mod transaction_end;
 
-pub use executed::{Executed, OwnPlace, Part};
-pub use fence::{Ahead, Before, Fence, Found};
-pub use search::{Search, Searched};
+pub use executed::{ExecPart, Executed, OwnPlace};
+pub use fence::{Before, Fence, FencePosition, FenceVerdict};
+pub use search::{FenceSearch, SearchOutcome};
 pub use transaction_end::ends_transaction;

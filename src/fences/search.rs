@@ -20,12 +20,12 @@ const MAX_KEPT: usize = 64 * 1024;
 /// (`-BUSY Valkey is busy running a script. You can only call SCRIPT KILL or SHUTDOWN NOSAVE.`).
 const LINE: usize = 128;
 
-/// Bytes kept of more: as long as a line with a number in it is at most.
+/// Of more bytes only the last are kept, as many as a line with a number in it has at most.
 const TAIL: usize = 512;
 
-/// One search, from the first byte behind an error on.
+/// Searches the stream, from the first byte behind an error on, for the answer to a fence.
 #[derive(Debug)]
-pub struct Search {
+pub struct FenceSearch {
     fence: Fence,
     last: Fence,
     since_micros: u64,
@@ -36,7 +36,7 @@ pub struct Search {
 
 /// Tells what has come of the search with some bytes more.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Searched {
+pub enum SearchOutcome {
     /// The search goes on; all of them are used.
     Goes,
     /// The answer has come: what stood before it was nobody's. Behind it nothing of them is used.
@@ -60,8 +60,8 @@ pub enum Searched {
     },
 }
 
-impl Search {
-    /// A search for the answer to `fence`, with `last` asked behind all that was sent by then.
+impl FenceSearch {
+    /// Begins a search for the answer to `fence`, with `last` asked behind all that was sent by then.
     pub fn new(fence: Fence, last: Fence, since_micros: u64) -> Self {
         Self {
             fence,
@@ -82,13 +82,13 @@ impl Search {
         self.since_micros
     }
 
-    /// Memory that it takes.
+    /// Returns the memory that it takes.
     pub fn held_bytes(&self) -> usize {
         self.kept.capacity()
     }
 
     /// Looks at `bytes`; `due` replies are due between the two answers.
-    pub fn take(&mut self, bytes: &[u8], due: usize) -> Searched {
+    pub fn take(&mut self, bytes: &[u8], due: usize) -> SearchOutcome {
         let before = self.kept.len();
         self.kept.extend_from_slice(bytes);
         // A line that holds a number may have begun, and it may not have ended.
@@ -104,26 +104,26 @@ impl Search {
         if let Some((at, end)) = answer
             && last.is_none_or(|(other, _)| at < other)
         {
-            return Searched::Answered { used: used(end) };
+            return SearchOutcome::Answered { used: used(end) };
         }
         let Some((at, end)) = last else {
             self.cut(MAX_KEPT + due * LINE);
-            return Searched::Goes;
+            return SearchOutcome::Goes;
         };
         self.refused((at, end), due, used(end))
     }
 
     /// The second question was answered first, in the line in which `at` stands and which ends at `end`.
-    fn refused(&mut self, (at, end): (usize, usize), due: usize, used: usize) -> Searched {
+    fn refused(&mut self, (at, end): (usize, usize), due: usize, used: usize) -> SearchOutcome {
         let may_not = is_no_permission(&self.kept);
         let line = memmem::rfind(&self.kept[..at], b"\r\n").map_or(0, |end| end + 2);
         let before = &self.kept[..line];
         let is_refusal = before.first() == Some(&b'-');
         if self.is_cut || !is_refusal || whole_replies(before) != Some(due + 1) {
-            return Searched::Lost { may_not };
+            return SearchOutcome::Lost { may_not };
         }
         let first = memmem::find(before, b"\r\n").map_or(0, |end| end + 2);
-        Searched::Refused {
+        SearchOutcome::Refused {
             refusal: self.kept[..first].to_vec(),
             replies: self.kept[first..end].to_vec(),
             used,

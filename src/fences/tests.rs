@@ -2,8 +2,8 @@
 
 use proptest::prelude::*;
 
-use super::fence::{Ahead, Before, Found};
-use super::{Fence, Search, Searched, ends_transaction};
+use super::fence::{Before, FencePosition, FenceVerdict};
+use super::{Fence, FenceSearch, SearchOutcome, ends_transaction};
 
 /// What may stand in an array, nested ones and such with attributes among them.
 pub(super) const ELEMENTS: [&str; 16] = [
@@ -69,8 +69,8 @@ fn a_fence_is_answered_by_its_own_number_alone() {
     let answer = b"$16\r\n0000000000001234\r\n";
     for cut in 1..=answer.len() {
         let expected = match cut == answer.len() {
-            true => Found::Answer(cut),
-            false => Found::Start,
+            true => FenceVerdict::Answer(cut),
+            false => FenceVerdict::Start,
         };
         assert_eq!(fence.judge(&answer[..cut], Before::Text), expected);
     }
@@ -84,39 +84,43 @@ fn a_fence_is_answered_by_its_own_number_alone() {
         b":1\r\n",
     ] {
         let is_start = b"$1".starts_with(bytes);
-        let expected = if is_start { Found::Start } else { Found::Doubt };
+        let expected = if is_start {
+            FenceVerdict::Start
+        } else {
+            FenceVerdict::Doubt
+        };
         assert_eq!(fence.judge(bytes, Before::Text), expected, "{bytes:?}");
     }
     assert_eq!(
         fence.judge(answer, Before::Text),
-        Found::Answer(answer.len())
+        FenceVerdict::Answer(answer.len())
     );
     // Behind a reply that cannot have written it a line of the server's is what it seems.
     let refusal = b"-NOPERM no\r\n";
     assert_eq!(
         fence.judge(refusal, Before::Plain),
-        Found::Refusal(refusal.len())
+        FenceVerdict::Refusal(refusal.len())
     );
-    assert_eq!(fence.judge(b"-NO", Before::Plain), Found::Start);
-    assert_eq!(fence.judge(refusal, Before::Text), Found::Doubt);
-    assert_eq!(fence.judge(b"+OK\r\n", Before::Plain), Found::Doubt);
+    assert_eq!(fence.judge(b"-NO", Before::Plain), FenceVerdict::Start);
+    assert_eq!(fence.judge(refusal, Before::Text), FenceVerdict::Doubt);
+    assert_eq!(fence.judge(b"+OK\r\n", Before::Plain), FenceVerdict::Doubt);
 }
 
 /// What a search comes to that is given `bytes` in pieces of `piece`, and how many of them it leaves.
-fn search(bytes: &[u8], piece: usize, due: usize) -> (Searched, usize) {
-    let mut search = Search::new(Fence::new(1), Fence::new(2), 0);
+fn search(bytes: &[u8], piece: usize, due: usize) -> (SearchOutcome, usize) {
+    let mut search = FenceSearch::new(Fence::new(1), Fence::new(2), 0);
     let mut at = 0;
     for piece in bytes.chunks(piece) {
         let searched = search.take(piece, due);
         match searched {
-            Searched::Goes => at += piece.len(),
-            Searched::Answered { used } | Searched::Refused { used, .. } => {
+            SearchOutcome::Goes => at += piece.len(),
+            SearchOutcome::Answered { used } | SearchOutcome::Refused { used, .. } => {
                 return (searched, bytes.len() - at - used);
             }
-            Searched::Lost { .. } => return (searched, 0),
+            SearchOutcome::Lost { .. } => return (searched, 0),
         }
     }
-    (Searched::Goes, 0)
+    (SearchOutcome::Goes, 0)
 }
 
 const ANSWER: &[u8] = b"$16\r\n0000000000000001\r\n";
@@ -151,9 +155,9 @@ fn replies_are_told_from_a_refusal_of_the_fence_where_nothing_else_was_written()
         for piece in [1, 7, bytes.len()] {
             let shown = String::from_utf8_lossy(&bytes).into_owned();
             let (searched, left) = search(&[&bytes, &b"+next\r\n"[..]].concat(), piece, due);
-            let is_known = matches!(searched, Searched::Refused { .. });
+            let is_known = matches!(searched, SearchOutcome::Refused { .. });
             assert_eq!(is_known, is_refused, "{shown} {due}");
-            if let Searched::Refused {
+            if let SearchOutcome::Refused {
                 refusal, replies, ..
             } = searched
             {
@@ -164,20 +168,23 @@ fn replies_are_told_from_a_refusal_of_the_fence_where_nothing_else_was_written()
         }
     }
     let forbidden = [&b"-NOPERM no\r\n"[..], BUSY, BUSY, LAST].concat();
-    assert_eq!(search(&forbidden, 9, 1).0, Searched::Lost { may_not: true });
+    assert_eq!(
+        search(&forbidden, 9, 1).0,
+        SearchOutcome::Lost { may_not: true }
+    );
 }
 
 #[test]
 fn a_search_keeps_little_of_what_goes_on_for_long() {
-    let mut search = Search::new(Fence::new(1), Fence::new(2), 0);
+    let mut search = FenceSearch::new(Fence::new(1), Fence::new(2), 0);
     let piece = vec![b'x'; 10_000];
     for _ in 0..1000 {
-        assert_eq!(search.take(&piece, 0), Searched::Goes);
+        assert_eq!(search.take(&piece, 0), SearchOutcome::Goes);
         assert!(search.held_bytes() <= 200_000);
     }
     assert_eq!(
         search.take(ANSWER, 0),
-        Searched::Answered { used: ANSWER.len() }
+        SearchOutcome::Answered { used: ANSWER.len() }
     );
 }
 
@@ -186,7 +193,7 @@ fn a_search_keeps_the_refusals_of_everything_that_is_due() {
     for count in [1, 1000, 20_000] {
         let bytes = [&BUSY.repeat(1 + count), LAST].concat();
         let (searched, _) = search(&bytes, 16 * 1024, count);
-        let is_known = matches!(searched, Searched::Refused { .. });
+        let is_known = matches!(searched, SearchOutcome::Refused { .. });
         assert!(is_known, "{count} replies are due");
     }
 }
@@ -199,10 +206,10 @@ proptest! {
     ) {
         let expected = format!("$16\r\n{number:016x}\r\n");
         match Fence::new(number).judge(&text, Before::Text) {
-            Found::Answer(length) => prop_assert_eq!(&text[..length], expected.as_bytes()),
-            Found::Start => prop_assert!(expected.as_bytes().starts_with(&text)),
-            Found::Doubt => prop_assert!(!expected.as_bytes().starts_with(&text)),
-            Found::Refusal(_) => prop_assert!(false, "behind an error nothing is taken for one"),
+            FenceVerdict::Answer(length) => prop_assert_eq!(&text[..length], expected.as_bytes()),
+            FenceVerdict::Start => prop_assert!(expected.as_bytes().starts_with(&text)),
+            FenceVerdict::Doubt => prop_assert!(!expected.as_bytes().starts_with(&text)),
+            FenceVerdict::Refusal(_) => prop_assert!(false, "behind an error nothing is taken for one"),
         }
     }
 
@@ -216,12 +223,12 @@ proptest! {
         let text = [&text, &b" script: f, on @user_script:1.\r\n"[..]].concat();
         let answered = [&text, ANSWER, LAST].concat();
         let (searched, left) = search(&answered, piece, due);
-        let is_answered = matches!(searched, Searched::Answered { .. });
+        let is_answered = matches!(searched, SearchOutcome::Answered { .. });
         prop_assert!(is_answered, "{searched:?}");
         prop_assert_eq!(left, LAST.len());
         // Nothing is given out where it was refused.
         let refused = [&text, BUSY, &BUSY.repeat(due), LAST].concat();
-        let lost = Searched::Lost { may_not: text.starts_with(b"-NOPERM ") };
+        let lost = SearchOutcome::Lost { may_not: text.starts_with(b"-NOPERM ") };
         prop_assert_eq!(search(&refused, piece, due).0, lost);
     }
 }
@@ -236,9 +243,9 @@ fn before_unknown(fence: Fence, bytes: &[u8], pieces: &[usize]) -> (Vec<u8>, Opt
         rest = behind;
         carry.extend_from_slice(piece);
         let used = match fence.before_unknown(&carry) {
-            Ahead::All => carry.len(),
-            Ahead::MayBegin(used) => used,
-            Ahead::Found(used) => {
+            FencePosition::All => carry.len(),
+            FencePosition::MayBegin(used) => used,
+            FencePosition::Found(used) => {
                 passed.extend_from_slice(&carry[..used]);
                 return (passed, Some([&carry[used..], rest].concat()));
             }

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::line::letters;
-use super::{ClientFlag, ClientNames, ClientRecord, ClientRegistry, Peer, shown_user};
+use super::{ClientFlag, ClientNames, ClientRecord, ClientRegistry, PeerAddress, shown_user};
 use crate::resp::speak::encode_request;
 
 /// A class of clients that Redis tells apart.
@@ -111,28 +111,28 @@ impl ClientTraits {
 }
 
 /// Tells whether the address, without its port, is written so.
-fn is_host(peer: &Peer, wanted: &[u8]) -> bool {
+fn is_host(peer: &PeerAddress, wanted: &[u8]) -> bool {
     match peer {
-        Peer::Tcp(address) => match address.ip() {
+        PeerAddress::Tcp(address) => match address.ip() {
             IpAddr::V4(ip) => is_written(ip, wanted),
             IpAddr::V6(ip) => is_written(ip, wanted),
         },
-        Peer::Unix(path) => path.as_bytes() == wanted,
+        PeerAddress::Unix(path) => path.as_bytes() == wanted,
     }
 }
 
 /// Tells whether `thing` is written so; it is written no further than to where it is not.
 fn is_written(thing: impl fmt::Display, wanted: &[u8]) -> bool {
-    struct Rest<'a>(&'a [u8]);
+    struct UnwrittenRest<'a>(&'a [u8]);
 
-    impl fmt::Write for Rest<'_> {
+    impl fmt::Write for UnwrittenRest<'_> {
         fn write_str(&mut self, text: &str) -> fmt::Result {
             self.0 = self.0.strip_prefix(text.as_bytes()).ok_or(fmt::Error)?;
             Ok(())
         }
     }
 
-    let mut rest = Rest(wanted);
+    let mut rest = UnwrittenRest(wanted);
     write!(rest, "{thing}").is_ok() && rest.0.is_empty()
 }
 

@@ -190,7 +190,8 @@ pub(super) fn letters(record: &ClientRecord) -> String {
     ];
     let mut letters = String::new();
     for (flag, letter) in LETTERS {
-        if flag == ClientFlag::ReadsReplica && matches!(record.peer(), super::Peer::Unix(_)) {
+        if flag == ClientFlag::ReadsReplica && matches!(record.peer(), super::PeerAddress::Unix(_))
+        {
             letters.push('U');
         }
         if record.has(flag) {

@@ -21,16 +21,16 @@ pub use registry::{ClientRegistry, RegisteredClient};
 /// Redis assumes this user for a client that has not authenticated.
 pub const DEFAULT_USER: &[u8] = b"default";
 
-/// One end of a client's connection. It is shown as Redis shows it: `127.0.0.1:5000`, `[::1]:5000`, `/path/to.sock:0`.
+/// Is one end of a client's connection. It is shown as Redis shows it: `127.0.0.1:5000`, `[::1]:5000`, `/path/to.sock:0`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum Peer {
+pub enum PeerAddress {
     /// It is a TCP address.
     Tcp(SocketAddr),
     /// It is a unix socket, by the path of the listener: its clients have no address of their own.
     Unix(Arc<str>),
 }
 
-impl Peer {
+impl PeerAddress {
     /// Returns a number that is the same for all clients of one host, as far as the address tells: of an IPv6 address only the network
     /// counts, since a host has as many of them as it likes. Clients of a unix socket are told apart by nothing but its path.
     pub fn number(&self) -> u64 {
@@ -49,7 +49,7 @@ impl Peer {
     }
 }
 
-impl fmt::Display for Peer {
+impl fmt::Display for PeerAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Tcp(address) => write!(f, "{address}"),
@@ -62,20 +62,20 @@ impl fmt::Display for Peer {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
     /// Says from where the client comes.
-    pub peer: Peer,
-    /// The configured address of the listener it came by.
+    pub peer: PeerAddress,
+    /// Holds the configured address of the listener it came by.
     pub listener: Arc<str>,
-    /// The name given by CLIENT SETNAME or HELLO SETNAME; empty: none.
+    /// Holds the name given by CLIENT SETNAME or HELLO SETNAME; it is empty where none was given.
     pub name: Box<[u8]>,
-    /// The user of AUTH or HELLO AUTH; empty: the user `default`.
+    /// Holds the user of AUTH or HELLO AUTH; it is empty for the user `default`.
     pub user: Box<[u8]>,
-    /// The common name of its verified certificate; empty: none.
+    /// Holds the common name of its verified certificate; it is empty where there is none.
     pub certificate: Box<str>,
 }
 
 impl Identity {
     /// Identifies a client that has just connected: no name, the default user.
-    pub fn new(peer: Peer, listener: Arc<str>) -> Self {
+    pub fn new(peer: PeerAddress, listener: Arc<str>) -> Self {
         Self {
             peer,
             listener,

@@ -7,12 +7,12 @@
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::{Identity, Peer};
+use super::{Identity, PeerAddress};
 
-/// The last command of a client that has sent none yet; `CLIENT LIST` shows `NULL`.
+/// Stands for the last command of a client that has sent none yet; `CLIENT LIST` shows `NULL`.
 pub const NO_COMMAND: u32 = u32::MAX;
 
-/// A 64-bit figure with one writer.
+/// Holds a 64-bit figure that has one writer.
 #[derive(Debug, Default)]
 pub struct Figure64(AtomicU64);
 
@@ -33,7 +33,7 @@ impl Figure64 {
     }
 }
 
-/// A 32-bit figure with one writer.
+/// Holds a 32-bit figure that has one writer.
 #[derive(Debug, Default)]
 pub struct Figure32(AtomicU32);
 
@@ -49,7 +49,7 @@ impl Figure32 {
     }
 }
 
-/// A condition that a client can be in.
+/// Names a condition that a client can be in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
 pub enum ClientFlag {
@@ -114,24 +114,24 @@ impl ClientNames {
 pub struct ClientArrival {
     /// Says who it is.
     pub identity: Identity,
-    /// Respool's end of the connection.
-    pub laddr: Peer,
+    /// Is respool's end of the connection.
+    pub laddr: PeerAddress,
     /// The number of its socket in the process, or -1.
     pub fd: i32,
     /// The index of the worker that has it.
     pub worker: usize,
-    /// The index of its group.
+    /// Holds the index of its group.
     pub group: u32,
     /// The present, in milliseconds of the caller's clock.
     pub now_ms: u64,
 }
 
-/// One client, as the others may see it.
+/// Shows one client, as the others may see it.
 #[derive(Debug)]
 pub struct ClientRecord {
     id: u64,
-    peer: Peer,
-    laddr: Peer,
+    peer: PeerAddress,
+    laddr: PeerAddress,
     listener: Arc<str>,
     certificate: Box<str>,
     fd: i32,
@@ -153,9 +153,9 @@ pub struct ClientRecord {
     pub db: Figure32,
     /// Holds the protocol version: 2 or 3.
     pub resp: Figure32,
-    /// The index of its group.
+    /// Holds the index of its group.
     pub group: Figure32,
-    /// The index of its last command in the command table, or [`NO_COMMAND`].
+    /// Holds the index of its last command in the command table, or [`NO_COMMAND`].
     pub last_command: Figure32,
     /// Counts the commands queued since MULTI; it means something only with [`ClientFlag::Multi`].
     pub multi: Figure32,
@@ -217,12 +217,12 @@ impl ClientRecord {
     }
 
     /// Returns the client's end of the connection.
-    pub fn peer(&self) -> &Peer {
+    pub fn peer(&self) -> &PeerAddress {
         &self.peer
     }
 
     /// Returns respool's end of the connection.
-    pub fn laddr(&self) -> &Peer {
+    pub fn laddr(&self) -> &PeerAddress {
         &self.laddr
     }
 

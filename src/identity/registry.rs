@@ -74,7 +74,7 @@ impl ClientRegistry {
     }
 }
 
-/// A client's place in the registry; its drop takes the client out.
+/// Is a client's place in the registry; its drop takes the client out.
 #[derive(Debug)]
 pub struct RegisteredClient {
     registry: Arc<ClientRegistry>,

@@ -6,8 +6,8 @@ use crate::texts::ServerVersion;
 const REDIS: ServerVersion = ServerVersion::redis(7, 0, 15);
 const VALKEY: ServerVersion = ServerVersion::valkey(9, 1, 2);
 
-fn tcp(port: u16) -> Peer {
-    Peer::Tcp(SocketAddr::from(([127, 0, 0, 1], port)))
+fn tcp(port: u16) -> PeerAddress {
+    PeerAddress::Tcp(SocketAddr::from(([127, 0, 0, 1], port)))
 }
 
 fn arrival(port: u16) -> ClientArrival {
@@ -24,8 +24,11 @@ fn arrival(port: u16) -> ClientArrival {
 fn on_unix_socket() -> ClientArrival {
     let path: Arc<str> = Arc::from("/run/r.sock");
     ClientArrival {
-        identity: Identity::new(Peer::Unix(Arc::clone(&path)), Arc::from("unix:/run/r.sock")),
-        laddr: Peer::Unix(path),
+        identity: Identity::new(
+            PeerAddress::Unix(Arc::clone(&path)),
+            Arc::from("unix:/run/r.sock"),
+        ),
+        laddr: PeerAddress::Unix(path),
         ..arrival(0)
     }
 }
@@ -205,11 +208,11 @@ fn unread_replies_and_names_are_shown_and_cannot_forge_fields() {
 fn peers_are_shown_as_redis_shows_them() {
     assert_eq!(tcp(5000).to_string(), "127.0.0.1:5000");
     assert_eq!(
-        Peer::Tcp("[::1]:5000".parse().expect("an address")).to_string(),
+        PeerAddress::Tcp("[::1]:5000".parse().expect("an address")).to_string(),
         "[::1]:5000"
     );
     assert_eq!(
-        Peer::Unix(Arc::from("/run/r.sock")).to_string(),
+        PeerAddress::Unix(Arc::from("/run/r.sock")).to_string(),
         "/run/r.sock:0"
     );
 }
@@ -677,7 +680,7 @@ fn whoever_is_meant_is_found_however_many_there_are() {
 
 #[test]
 fn the_clients_of_each_unix_socket_are_one_source() {
-    let number = |path: &str| Peer::Unix(Arc::from(path)).number();
+    let number = |path: &str| PeerAddress::Unix(Arc::from(path)).number();
     assert_eq!(number("/run/a.sock"), number("/run/a.sock"));
     assert_ne!(number("/run/a.sock"), number("/run/b.sock"));
 }

@@ -7,10 +7,10 @@ use std::ops::Deref;
 use std::rc::Rc;
 
 use crate::budget::{SocketKind, SocketPermit};
-use crate::failover::Node;
+use crate::failover::ServerNode;
 use crate::server::ServerId;
 use crate::thread::{ServerEnd, Thread};
-use crate::transport::{Connector, HandshakeFailed, Stream};
+use crate::transport::{HandshakeFailed, Stream, TlsConnector};
 
 /// Is a socket to the server, from the moment it is connected. Its drop closes it, and [`ClosingSockets`](crate::thread::ClosingSockets) waits for the server to
 /// close it too.
@@ -27,7 +27,7 @@ impl ServerSocket {
         thread: &Rc<Thread>,
         stream: Stream,
         permit: SocketPermit,
-        node: Node,
+        node: ServerNode,
         begun_micros: u64,
     ) -> Self {
         Self {
@@ -42,7 +42,7 @@ impl ServerSocket {
     }
 
     /// Returns the address it goes to.
-    pub fn node(&self) -> &Node {
+    pub fn node(&self) -> &ServerNode {
         &self.end.node
     }
 
@@ -60,7 +60,7 @@ impl ServerSocket {
     ///
     /// # Errors
     /// [`HandshakeFailed`] says why not.
-    pub async fn secure(&mut self, connector: &Connector) -> Result<(), HandshakeFailed> {
+    pub async fn secure(&mut self, connector: &TlsConnector) -> Result<(), HandshakeFailed> {
         if let Some((stream, permit)) = self.parts.take() {
             match connector.begin(stream) {
                 Ok(stream) => self.parts = Some((stream, permit)),

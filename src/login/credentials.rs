@@ -56,7 +56,7 @@ struct KnownSecrets {
     trouble: Option<String>,
 }
 
-/// A secret that the server may take.
+/// Holds a secret that the server may take.
 pub struct LoginCandidate {
     source: usize,
     /// It is shown to the server as these.
@@ -319,7 +319,7 @@ pub struct LikelyLogin {
     kept: RefCell<Option<LikelySecret>>,
 }
 
-/// The secret that the server most likely takes.
+/// Holds the secret that the server most likely takes.
 struct LikelySecret {
     credentials: Rc<Credentials>,
     /// It is of this login, after so many changes.

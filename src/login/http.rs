@@ -15,9 +15,9 @@ use rustls::pki_types::ServerName;
 use zeroize::Zeroizing;
 
 use super::on_thread::on_thread;
-use crate::config::{Address, Authorities, Secret, UpstreamTls, Verification};
-use crate::failover::Node;
-use crate::transport::{Connector, Stream, dial, literal, look_up};
+use crate::config::{Address, Secret, ServerVerification, TrustedAuthorities, UpstreamTls};
+use crate::failover::ServerNode;
+use crate::transport::{Stream, TlsConnector, dial, literal, look_up};
 
 /// The whole of it may take so long.
 const LIMIT: Duration = Duration::from_secs(5);
@@ -34,7 +34,7 @@ pub(super) enum HttpScheme {
     Tls,
 }
 
-/// A request that has not been sent.
+/// Describes a request that has not been sent.
 pub(super) struct HttpRequest {
     pub(super) scheme: HttpScheme,
     pub(super) host: String,
@@ -47,7 +47,7 @@ pub(super) struct HttpRequest {
     pub(super) authorization: Option<Secret>,
 }
 
-/// The answer to an [`HttpRequest`].
+/// Holds the answer to an [`HttpRequest`].
 pub(super) struct HttpAnswer {
     /// The status is for people: number and words.
     pub(super) status: String,
@@ -168,7 +168,7 @@ async fn answer(asked: HttpRequest) -> Result<HttpAnswer, String> {
 }
 
 /// Resolves the endpoint's name. A lookup blocks: it has a thread of its own, of which there is one for each request.
-async fn nodes(address: &Address) -> Result<Vec<Node>, String> {
+async fn nodes(address: &Address) -> Result<Vec<ServerNode>, String> {
     let (host, port) = match (literal(address), address) {
         (Some(node), _) => return Ok(vec![node]),
         (None, Address::Tcp { host, port }) => (host.clone(), *port),
@@ -187,13 +187,13 @@ async fn secure(stream: Stream, host: &str) -> Result<Stream, String> {
     let tls = UpstreamTls {
         server_name: ServerName::try_from(host.to_owned())
             .map_err(|_| "its host is no name that a certificate could bear".to_owned())?,
-        authorities: Authorities::System,
+        authorities: TrustedAuthorities::System,
         identity: None,
-        verification: Verification::Full,
+        verification: ServerVerification::Full,
         handshake_timeout: LIMIT,
     };
     // Reads the system's authorities, some hundred files or one that is long: on a thread, for others wait for this one.
-    let told = on_thread("authorities", move || Connector::new(&tls))
+    let told = on_thread("authorities", move || TlsConnector::new(&tls))
         .map_err(|error| format!("no thread to read the authorities: {error}"))?;
     let connector = told.await.map_err(|_| "reading the authorities failed")??;
     connector.connect(stream).await.map_err(|error| {

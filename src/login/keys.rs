@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 use super::http::{HttpAnswer, HttpRequest, HttpScheme};
 use super::on_thread::read_on_thread;
 use super::sigv4::{AwsKeys, escaped, seconds_of};
-use crate::config::{Iam, Secret, secret_in_file};
+use crate::config::{IamLogin, Secret, secret_in_file};
 
 /// The agent of ECS answers here.
 const ECS_AGENT: &str = "169.254.170.2";
@@ -22,7 +22,7 @@ const AGENTS: [&str; 3] = [ECS_AGENT, "169.254.170.23", "fd00:ec2::23"];
 ///
 /// # Errors
 /// The text says why there are none, and what to set; nothing secret.
-pub(super) async fn keys(iam: &Iam) -> Result<AwsKeys, String> {
+pub(super) async fn keys(iam: &IamLogin) -> Result<AwsKeys, String> {
     let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
     if let Some(keys) = from_environment(variable) {
         return Ok(keys);

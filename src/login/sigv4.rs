@@ -5,7 +5,7 @@
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::{Digest, Sha256};
 
-use crate::config::{Iam, Secret};
+use crate::config::{IamLogin, Secret};
 
 /// A token may be shown for so long after it was signed: the most that ElastiCache takes.
 const EXPIRES_SECONDS: u32 = 900;
@@ -26,7 +26,7 @@ pub(super) struct AwsKeys {
 }
 
 /// Returns a token for the user of `iam`, signed by `keys` at `now`, in seconds since the epoch.
-pub(super) fn token(iam: &Iam, keys: &AwsKeys, now: u64) -> Secret {
+pub(super) fn token(iam: &IamLogin, keys: &AwsKeys, now: u64) -> Secret {
     let (date, time) = date_and_time(now);
     let stamp = format!("{date}T{time}Z");
     let scope = format!("{date}/{}/{SERVICE}/aws4_request", iam.region);
@@ -50,7 +50,7 @@ pub(super) fn token(iam: &Iam, keys: &AwsKeys, now: u64) -> Secret {
 }
 
 /// Writes the query without its signature, in the order of its names, in which it is signed.
-fn query(iam: &Iam, keys: &AwsKeys, stamp: &str, scope: &str) -> String {
+fn query(iam: &IamLogin, keys: &AwsKeys, stamp: &str, scope: &str) -> String {
     let credential = format!("{}/{scope}", keys.id);
     let expires = EXPIRES_SECONDS.to_string();
     let session = keys.session.as_ref().map(Secret::expose);
@@ -145,7 +145,7 @@ mod tests {
     const AT: u64 = 1_767_323_045;
 
     fn signed(serverless: bool, session: Option<&str>) -> String {
-        let iam = Iam {
+        let iam = IamLogin {
             region: "us-east-1".to_owned(),
             cluster: "my-cache".to_owned(),
             user: "iam-user-01".to_owned(),

@@ -10,7 +10,7 @@ use super::MemoryRoom;
 const STEP: u64 = 64 * 1024;
 
 /// Is called when more is held than there is room for, or than was when the process was measured.
-type Act = Rc<dyn Fn()>;
+type ActOnExcess = Rc<dyn Fn()>;
 
 /// Counts what one worker holds for its clients.
 pub struct MemoryAccount {
@@ -23,8 +23,8 @@ pub struct MemoryAccount {
     standing: Cell<u64>,
     /// Counts what the other workers know of.
     said: Cell<u64>,
-    measure: RefCell<Option<Act>>,
-    shed: RefCell<Option<Act>>,
+    measure: RefCell<Option<ActOnExcess>>,
+    shed: RefCell<Option<ActOnExcess>>,
 }
 
 impl MemoryAccount {
@@ -43,12 +43,12 @@ impl MemoryAccount {
     }
 
     /// Has `shed` called from now on at the very byte past which there is no room, and with every [`STEP`] from there on.
-    pub fn on_excess(&self, shed: Act) {
+    pub fn on_excess(&self, shed: ActOnExcess) {
         *self.shed.borrow_mut() = Some(shed);
     }
 
     /// Has `measure` called from now on whenever the process [is to be measured](MemoryRoom::is_to_be_measured).
-    pub fn on_growth(&self, measure: Act) {
+    pub fn on_growth(&self, measure: ActOnExcess) {
         *self.measure.borrow_mut() = Some(measure);
     }
 
@@ -110,7 +110,7 @@ impl MemoryAccount {
         }
     }
 
-    fn act(act: &RefCell<Option<Act>>) {
+    fn act(act: &RefCell<Option<ActOnExcess>>) {
         let act = act.borrow().clone();
         if let Some(act) = act {
             act();

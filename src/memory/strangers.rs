@@ -23,7 +23,7 @@ struct StrangerPlace {
     waker: RefCell<Option<Waker>>,
 }
 
-/// One who has not been admitted; what it holds is given back when this is dropped.
+/// Stands for one who has not been admitted; what it holds is given back when this is dropped.
 #[derive(Debug)]
 pub struct Stranger {
     strangers: Rc<StrangerList>,

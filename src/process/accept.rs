@@ -7,14 +7,15 @@ use std::time::Instant;
 
 use crate::admission::{Admission, AdmissionRefusal};
 use crate::client::{Evictor, TellWorkers, tell_rejection};
-use crate::config::Listener;
-use crate::identity::{ClientRegistry, Identity, Peer};
-use crate::telemetry::{self, Parts};
+use crate::config::ListenerSettings;
+use crate::identity::{ClientRegistry, Identity, PeerAddress};
+use crate::telemetry::{self, ProcessParts};
 use crate::thread::Process;
 use crate::transport::{
-    Accepted, AcceptedSocket, Accepting, Acceptor, Bound, ListenerOrder, NextAccepted,
+    AcceptedClient, AcceptedSocket, AcceptingEnd, BoundSocket, ClientAcceptor, ListenerOrder,
+    NextAccepted,
 };
-use crate::worker::{Newcomer, NewcomerPlace, Rejected, Worker, WorkerMessage};
+use crate::worker::{Newcomer, NewcomerPlace, RejectedClient, Worker, WorkerMessage};
 
 /// Takes in whoever connects: a newcomer is admitted and handed to a worker, or turned away.
 pub(super) struct ClientIntake {
@@ -27,16 +28,16 @@ pub(super) struct ClientIntake {
     pub(super) draining: Arc<AtomicBool>,
     /// Is true once the listeners are closed for good, or about to be.
     pub(super) takes_nobody: AtomicBool,
-    pub(super) parts: Arc<Parts>,
+    pub(super) parts: Arc<ProcessParts>,
     /// Has the accepting task panic with the next client, for a test.
     #[cfg(debug_assertions)]
     pub(super) fault: Arc<AtomicBool>,
 }
 
 pub(super) async fn accept(
-    bound: Bound,
-    mut accepting: Accepting,
-    listener: Listener,
+    bound: BoundSocket,
+    mut accepting: AcceptingEnd,
+    listener: ListenerSettings,
     intake: Arc<ClientIntake>,
 ) {
     let name: Arc<str> = listener.name.as_str().into();
@@ -78,7 +79,7 @@ impl ClientIntake {
     /// Accepts those who wait in the kernel's queue, of whom there are `most` at most. Returns false where it cannot.
     async fn take_queued(
         self: &Arc<Self>,
-        acceptor: &mut Acceptor,
+        acceptor: &mut ClientAcceptor,
         most: u32,
         name: &Arc<str>,
         own: Option<SocketAddr>,
@@ -97,17 +98,25 @@ impl ClientIntake {
     }
 
     /// Takes in who has connected to the listener `name`, with `own` address, or turns it away.
-    async fn receive(self: &Arc<Self>, socket: Accepted, name: &Arc<str>, own: Option<SocketAddr>) {
+    async fn receive(
+        self: &Arc<Self>,
+        socket: AcceptedClient,
+        name: &Arc<str>,
+        own: Option<SocketAddr>,
+    ) {
         #[cfg(debug_assertions)]
         assert!(!self.fault.load(Ordering::Relaxed), "a test asked for this");
         let (peer, laddr) = match &socket.socket {
             AcceptedSocket::Tcp(stream, peer) => {
                 let laddr = own.unwrap_or_else(|| stream.local_addr().unwrap_or(*peer));
-                (Peer::Tcp(*peer), Peer::Tcp(laddr))
+                (PeerAddress::Tcp(*peer), PeerAddress::Tcp(laddr))
             }
             AcceptedSocket::Unix(_) => {
                 let path: Arc<str> = name.strip_prefix("unix:").unwrap_or(name).into();
-                (Peer::Unix(Arc::clone(&path)), Peer::Unix(path))
+                (
+                    PeerAddress::Unix(Arc::clone(&path)),
+                    PeerAddress::Unix(path),
+                )
             }
         };
         let identity = Identity::new(peer, Arc::clone(name));
@@ -149,10 +158,10 @@ impl ClientIntake {
     /// Hands a client to that worker.
     async fn hand_over(
         &self,
-        socket: Accepted,
+        socket: AcceptedClient,
         place: NewcomerPlace,
         identity: Identity,
-        laddr: Peer,
+        laddr: PeerAddress,
     ) {
         let Some(worker) = self.worker() else {
             // The process ends: the socket is closed.
@@ -174,9 +183,9 @@ impl ClientIntake {
 
     async fn make_room(
         &self,
-        socket: Accepted,
+        socket: AcceptedClient,
         identity: Identity,
-        laddr: Peer,
+        laddr: PeerAddress,
         refusal: AdmissionRefusal,
     ) {
         let now_ms = self.start.elapsed().as_millis() as u64;
@@ -195,7 +204,12 @@ impl ClientIntake {
     }
 
     /// Turns a client away: it is held and answered, or, when enough are held, told at once and closed.
-    async fn reject(&self, socket: Accepted, refusal: &AdmissionRefusal, identity: &Identity) {
+    async fn reject(
+        &self,
+        socket: AcceptedClient,
+        refusal: &AdmissionRefusal,
+        identity: &Identity,
+    ) {
         tell_rejection(&self.admission, refusal, identity);
         let explain = self.process.configured.load().limits.explain_rejections;
         let text = refusal.client_text(explain);
@@ -206,7 +220,7 @@ impl ClientIntake {
         };
         match (hold, worker) {
             (Some(permit), Some(worker)) => {
-                let rejected = Rejected {
+                let rejected = RejectedClient {
                     socket,
                     text,
                     permit,

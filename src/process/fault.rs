@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
-use crate::worker::{Fault, WorkerMessage};
+use crate::worker::{WorkerFault, WorkerMessage};
 
 /// Makes the faults that a test asks for.
 #[derive(Debug)]
@@ -26,13 +26,13 @@ impl FaultMaker {
             return true;
         }
         let fault = match words[1..] {
-            ["panic"] => Some(Fault::Panic),
-            ["task-panic"] => Some(Fault::TaskPanic),
+            ["panic"] => Some(WorkerFault::Panic),
+            ["task-panic"] => Some(WorkerFault::TaskPanic),
             ["hang", millis] => millis
                 .parse()
                 .ok()
                 .map(Duration::from_millis)
-                .map(Fault::Hang),
+                .map(WorkerFault::Hang),
             _ => None,
         };
         let index = words[0].strip_prefix("worker-");

@@ -6,20 +6,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::accept::{ClientIntake, accept};
-use crate::config::{Address, Listener, ListenerTls, Settings};
+use crate::config::{Address, ListenerSettings, ListenerTls, Settings};
 use crate::transport::{
-    Acceptance, Accepting, Bound, ChangedAccess, OpenListener, OpenListeners, bind,
+    AcceptingEnd, BoundSocket, ChangedAccess, ClientTls, OpenListener, OpenListeners, bind,
 };
-use crate::worker::{Listening, WorkerMessage};
+use crate::worker::{StartListening, WorkerMessage};
 
 /// Closing a listener may take so long.
 const CLOSED_WITHIN: Duration = Duration::from_secs(2);
 
 /// Is bound and does not accept yet.
 pub(super) struct BoundListener {
-    bound: Bound,
-    accepting: Accepting,
-    settings: Listener,
+    bound: BoundSocket,
+    accepting: AcceptingEnd,
+    settings: ListenerSettings,
     pub(super) listener: Arc<OpenListener>,
 }
 
@@ -28,7 +28,7 @@ impl BoundListener {
     ///
     /// # Errors
     /// Says in words why it cannot.
-    pub(super) fn new(settings: &Listener, keepalive: Duration) -> Result<Self, String> {
+    pub(super) fn new(settings: &ListenerSettings, keepalive: Duration) -> Result<Self, String> {
         let bound = bind(settings, keepalive)?;
         let (listener, accepting) = bound.opened(settings.name.clone());
         Ok(Self {
@@ -48,7 +48,7 @@ impl BoundListener {
             ..
         } = self;
         let of_listener = Arc::clone(intake);
-        let listen: Listening =
+        let listen: StartListening =
             Box::new(move || Box::pin(accept(bound, accepting, settings, of_listener)));
         let sent = intake.workers[0]
             .mailbox()
@@ -60,8 +60,8 @@ impl BoundListener {
 /// Stays open; it holds what the listener is from now on.
 struct KeptListener {
     listener: Arc<OpenListener>,
-    acceptance: Option<Acceptance>,
-    settings: Listener,
+    acceptance: Option<ClientTls>,
+    settings: ListenerSettings,
     /// Is true where the settings let others connect than before.
     is_access_new: bool,
     /// Is true of a unix socket whose clients may have to show less from now on. Whether the file changes says nothing: who may connect is
@@ -108,7 +108,7 @@ impl ListenerChanges {
                 changes.opened.push(opened);
                 continue;
             };
-            let acceptance = settings.tls.as_ref().map(Acceptance::new).transpose();
+            let acceptance = settings.tls.as_ref().map(ClientTls::new).transpose();
             let acceptance =
                 acceptance.map_err(|text| format!("listener {}: {text}", settings.name))?;
             let earlier = now.listeners.iter().find(|one| one.name == settings.name);
@@ -186,7 +186,7 @@ impl ListenerChanges {
 }
 
 /// Tells whether clients may have to show less than earlier, or be more: operators.
-fn may_ask_less(earlier: &Listener, next: &Listener) -> bool {
+fn may_ask_less(earlier: &ListenerSettings, next: &ListenerSettings) -> bool {
     let authorities = |tls: &ListenerTls| tls.client_authorities.clone();
     let is_other_tls = earlier.tls.is_some()
         && earlier.tls.as_ref().map(authorities) != next.tls.as_ref().map(authorities);
@@ -194,7 +194,7 @@ fn may_ask_less(earlier: &Listener, next: &Listener) -> bool {
 }
 
 /// Says so where a listener that is to be closed has the port of one that is to be opened.
-fn in_the_way(text: String, settings: &Listener, closed: &[Arc<OpenListener>]) -> String {
+fn in_the_way(text: String, settings: &ListenerSettings, closed: &[Arc<OpenListener>]) -> String {
     let port = |address: &Address| match address {
         Address::Tcp { port, .. } => Some(*port),
         Address::Unix(_) => None,

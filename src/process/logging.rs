@@ -12,7 +12,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use tracing_subscriber::fmt::MakeWriter;
 
-use crate::config::Log;
+use crate::config::LogSettings;
 use crate::telemetry::{LogQueue, PROCESS, log};
 
 /// The end of the process, or a word to standard error, waits for so long for whoever reads it.
@@ -33,7 +33,7 @@ impl ProcessLog {
     ///
     /// # Errors
     /// There is no thread to be had, or logging was started before.
-    pub(super) fn start(settings: &Log) -> Result<Self, String> {
+    pub(super) fn start(settings: &LogSettings) -> Result<Self, String> {
         let shared = Arc::new(SharedLog {
             queue: Mutex::new(LogQueue::new(settings.buffer)),
             changed: Condvar::new(),

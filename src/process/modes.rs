@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::logging::{ProcessLog, say};
 use super::start;
 use super::trial::StartTrial;
-use crate::config::{self, AdminAddress, Problem, Settings};
+use crate::config::{self, AdminAddress, ConfigProblem, Settings};
 
 /// The admin endpoint is asked here when nobody says where it is.
 const DEFAULT_ADMIN: &str = "127.0.0.1:9180";
@@ -78,7 +78,7 @@ fn load(path: &Path) -> Option<Settings> {
         .ok()
 }
 
-fn warning_text(path: &Path, warning: &Problem) -> String {
+fn warning_text(path: &Path, warning: &ConfigProblem) -> String {
     let line = warning
         .line
         .map_or_else(String::new, |line| format!(":{line}"));

@@ -19,7 +19,7 @@ use crate::identity::{ClientRecord, ClientRegistry};
 use crate::login::OwnLogin;
 use crate::telemetry::{Disconnect, LastReload, LossCause, log};
 use crate::thread::Process;
-use crate::transport::{Connector, EndpointFile, OpenListeners};
+use crate::transport::{EndpointFile, OpenListeners, TlsConnector};
 use crate::worker::WorkerMessage;
 
 /// Clients may take so long to be where a reload puts them, before those past a cap are looked for.
@@ -55,7 +55,7 @@ pub(super) async fn ask(
 }
 
 /// Reloads the configuration; it holds what of the process that takes.
-pub(super) struct Reloader {
+pub(super) struct ConfigReloader {
     pub(super) path: PathBuf,
     pub(super) process: Arc<Process>,
     pub(super) admission: Arc<Admission>,
@@ -78,13 +78,13 @@ pub(super) struct Reloader {
 /// Holds what a reload puts in force, ready to be.
 struct PreparedReload {
     settings: Arc<Settings>,
-    connector: Option<Arc<Connector>>,
+    connector: Option<Arc<TlsConnector>>,
     listeners: ListenerChanges,
     /// Says who respool is to the server, where that is another than before.
     login: Option<Arc<OwnLogin>>,
 }
 
-impl Reloader {
+impl ConfigReloader {
     /// Carries out `requests`, and reloads whenever the content of the configuration, or of a file it names, is not what
     /// `seen` stands for any more, where that is wanted.
     pub(super) async fn run(
@@ -173,7 +173,7 @@ impl Reloader {
         let settings = config::succeed(&now, wanted, self.descriptors)
             .map_err(|problems| problems.to_string())?;
         let upstream = settings.upstream.tls.as_ref();
-        let connector = upstream.map(Connector::new).transpose()?.map(Arc::new);
+        let connector = upstream.map(TlsConnector::new).transpose()?.map(Arc::new);
         let listeners = match self.intake.takes_nobody() {
             true => ListenerChanges::default(),
             false => ListenerChanges::prepare(&self.listeners, &now, &settings)?,

@@ -12,14 +12,15 @@ use super::drain::ProcessEnd;
 use super::fault::FaultMaker;
 use super::listeners::BoundListener;
 use super::logging::ProcessLog;
-use super::reload::{self, ReloadRequest, Reloader};
+use super::reload::{self, ConfigReloader, ReloadRequest};
 use super::signals::SignalStream;
 use super::watch::PartsWatch;
 use super::workers::start_workers;
 use crate::admin::{self, EndpointScope, StatusView};
 use crate::config::Settings;
 use crate::transport::{
-    Acceptor, EndpointFile, OpenListeners, bind_admin, keep_descriptors, raise_descriptor_limit,
+    ClientAcceptor, EndpointFile, OpenListeners, bind_admin, keep_descriptors,
+    raise_descriptor_limit,
 };
 
 /// Says why respool does not run.
@@ -149,7 +150,7 @@ fn enough_descriptors(settings: &Settings) -> u64 {
 
 /// Serves the operator's endpoint at each of its addresses until `ended` says so.
 fn serve_endpoint(
-    admin: Vec<(&'static str, Acceptor, EndpointScope)>,
+    admin: Vec<(&'static str, ClientAcceptor, EndpointScope)>,
     endpoint: &admin::AdminEndpoint,
     intake: &ClientIntake,
     ended: &watch::Receiver<bool>,
@@ -166,7 +167,7 @@ fn serve_endpoint(
 
 /// Holds what accepts at the addresses of the operator's endpoint, and the files of those that are unix sockets.
 type BoundEndpoint = (
-    Vec<(&'static str, Acceptor, EndpointScope)>,
+    Vec<(&'static str, ClientAcceptor, EndpointScope)>,
     Arc<[EndpointFile]>,
 );
 
@@ -235,7 +236,7 @@ fn start_reloader(
     (descriptors, seen): (u64, u64),
 ) -> mpsc::Sender<ReloadRequest> {
     let mailboxes = intake.workers.iter().map(|worker| worker.mailbox().clone());
-    let reloader = Arc::new(Reloader {
+    let reloader = Arc::new(ConfigReloader {
         path,
         process: Arc::clone(&intake.process),
         admission: Arc::clone(&intake.admission),

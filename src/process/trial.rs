@@ -4,9 +4,11 @@ use std::io;
 use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::path::{Path, PathBuf};
 
-use crate::config::{Address, AdminAddress, Listener, Problem, Settings, share_a_port};
+use crate::config::{
+    Address, AdminAddress, ConfigProblem, ListenerSettings, Settings, share_a_port,
+};
 use crate::transport::{
-    Acceptance, Connector, Hindrance, folder_of, is_full, is_to_be_cleared, is_to_stay,
+    AccessHindrance, ClientTls, TlsConnector, folder_of, is_full, is_to_be_cleared, is_to_stay,
     mode_trouble, remedy, try_bind, ungiven,
 };
 
@@ -14,9 +16,9 @@ use crate::transport::{
 #[derive(Debug, Default)]
 pub(super) struct StartTrial {
     /// It would not start.
-    pub(super) problems: Vec<Problem>,
+    pub(super) problems: Vec<ConfigProblem>,
     /// It starts, or would but for an address that is in use, as it is when this respool runs already.
-    pub(super) warnings: Vec<Problem>,
+    pub(super) warnings: Vec<ConfigProblem>,
     /// It would listen there by now, each place with what is written for it.
     taken: Vec<(ListenPlace, String)>,
 }
@@ -48,7 +50,7 @@ impl StartTrial {
         let mut trial = Self::default();
         for listener in &settings.listeners {
             trial.address("listener.address", &listener.address);
-            let tls = listener.tls.as_ref().map(Acceptance::new);
+            let tls = listener.tls.as_ref().map(ClientTls::new);
             if let Some(Err(why)) = tls {
                 let what = format!("{}: {why}", listener.name);
                 trial.problem("listener.tls", what, "correct the certificate and the key");
@@ -76,18 +78,18 @@ impl StartTrial {
                 None => {}
             }
         }
-        if let Some(Err(why)) = settings.upstream.tls.as_ref().map(Connector::new) {
+        if let Some(Err(why)) = settings.upstream.tls.as_ref().map(TlsConnector::new) {
             trial.problem("upstream.tls", why.what, why.remedy);
         }
         trial
     }
 
     /// Checks whether respool may give the file of the socket to those who are to have it, and remove it in the end.
-    fn owner(&mut self, listener: &Listener) {
+    fn owner(&mut self, listener: &ListenerSettings) {
         let Address::Unix(path) = &listener.address else {
             return;
         };
-        let told = |why: Hindrance| {
+        let told = |why: AccessHindrance| {
             let key = format!("listener.{}", why.key);
             problem(&key, format!("{}: {}", listener.name, why.what), why.remedy)
         };
@@ -199,8 +201,8 @@ impl StartTrial {
     }
 }
 
-fn problem(key: &str, what: String, remedy: &str) -> Problem {
-    Problem {
+fn problem(key: &str, what: String, remedy: &str) -> ConfigProblem {
+    ConfigProblem {
         line: None,
         key: key.to_owned(),
         what,
@@ -225,7 +227,7 @@ mod tests {
         let text = format!("{toml}\n[upstream]\naddress = \"127.0.0.1:1\"\n");
         let settings = Settings::from_toml(&text).expect("it reads well");
         let trial = StartTrial::of(&settings);
-        let keys = |list: &[Problem]| list.iter().map(|one| one.key.clone()).collect();
+        let keys = |list: &[ConfigProblem]| list.iter().map(|one| one.key.clone()).collect();
         (keys(&trial.problems), keys(&trial.warnings))
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::{Interval, MissedTickBehavior};
 
-use crate::telemetry::{Heartbeat, Parts};
+use crate::telemetry::{Heartbeat, ProcessParts};
 use crate::transport::refill_descriptors;
 use crate::worker::Worker;
 
@@ -15,7 +15,7 @@ const LOOK: Duration = Duration::from_millis(100);
 /// Judges the parts. It runs where the endpoint that tells of them does: while this one stands still, nothing is told at all, and whoever
 /// probes sees that.
 pub(super) struct PartsWatch {
-    parts: Arc<Parts>,
+    parts: Arc<ProcessParts>,
     hearts: Vec<Heartbeat>,
     log_has_ended: Box<dyn Fn() -> bool>,
     looks: Interval,
@@ -26,7 +26,7 @@ pub(super) struct PartsWatch {
 }
 
 impl PartsWatch {
-    pub(super) fn new(parts: Arc<Parts>, log_has_ended: Box<dyn Fn() -> bool>) -> Self {
+    pub(super) fn new(parts: Arc<ProcessParts>, log_has_ended: Box<dyn Fn() -> bool>) -> Self {
         let mut looks = tokio::time::interval(LOOK);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Self {

@@ -19,9 +19,9 @@ use crate::identity::ClientRegistry;
 use crate::login::OwnLogin;
 use crate::memory::MemoryRoom;
 use crate::telemetry::{LastReload, ServerHealth, Throttle, WorkerCounters};
-use crate::thread::{Passing, Process};
-use crate::transport::{Connector, EndpointFile, OpenListeners};
-use crate::worker::{Charge, Worker, WorkerMessage, mailbox};
+use crate::thread::{LinkPassing, Process};
+use crate::transport::{EndpointFile, OpenListeners, TlsConnector};
+use crate::worker::{Worker, WorkerEquipment, WorkerMessage, mailbox};
 
 /// Bounds the groups that reloads add and that are counted by themselves; those past it count as one.
 const SPARE_GROUPS: usize = 64;
@@ -40,7 +40,7 @@ const PIN_REASONS: [&str; PinReason::ALL.len()] = {
 /// Makes what the workers share.
 fn process(settings: &Arc<Settings>, start: Instant) -> io::Result<Arc<Process>> {
     let upstream = &settings.upstream;
-    let tls = upstream.tls.as_ref().map(Connector::new).transpose();
+    let tls = upstream.tls.as_ref().map(TlsConnector::new).transpose();
     let tls = tls.map_err(|why| io::Error::other(String::from(why)))?;
     let tls = tls.map(Arc::new);
     let max_pinned = settings
@@ -74,7 +74,7 @@ fn process(settings: &Arc<Settings>, start: Instant) -> io::Result<Arc<Process>>
         call_connections_wanted: Default::default(),
         uncounted: Default::default(),
         unseen_ends: Default::default(),
-        passing: Passing::new(settings.workers),
+        passing: LinkPassing::new(settings.workers),
         address: Default::default(),
         failovers: Default::default(),
         listing: Default::default(),
@@ -113,7 +113,7 @@ pub(super) fn start_workers(
         start: Instant::now(),
         line: Mutex::default(),
     });
-    let charge = Charge {
+    let charge = WorkerEquipment {
         process: Arc::clone(&process),
         admission,
         registry,
@@ -155,7 +155,7 @@ pub(super) fn start_workers(
 
 fn start_each(
     settings: &Settings,
-    charge: &Charge,
+    charge: &WorkerEquipment,
     mailboxes: Vec<(mpsc::Sender<WorkerMessage>, mpsc::Receiver<WorkerMessage>)>,
 ) -> io::Result<Vec<Worker>> {
     let start = |(index, mailbox)| {

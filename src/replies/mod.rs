@@ -266,7 +266,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// The server's next frame, as the connection would hand it over.
+    /// Serves the server's next frame, as the connection would hand it over.
     fn serve(replies: &mut Replies, frame: &[u8], pieces: usize) {
         let cut = frame.len() / pieces.max(1);
         if pieces > 1 && cut > 0 {

@@ -5,8 +5,7 @@ use std::rc::Rc;
 
 use crate::memory::{MemoryAccount, SharedFrame};
 
-/// The size from which on a message is held once for all its subscribers; below it, copying costs less than
-/// counting.
+/// A message of this size or more is held once for all its subscribers; below it, copying costs less than counting.
 const SHARED_FROM: usize = 4 * 1024;
 
 /// Counts the bytes of a full chunk. A chunk grows up to it and is never moved again; a reply of 60 MB is 240 of them,

@@ -2,13 +2,13 @@
 
 /// Says that a quote is not closed, or that a closing quote has something right behind it.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Unbalanced;
+pub struct UnbalancedQuotes;
 
 /// Splits the text of an inline request (without its line end) into arguments.
 ///
 /// # Errors
-/// [`Unbalanced`] where Redis answers `unbalanced quotes in request`.
-pub fn split_inline(text: &[u8]) -> Result<Vec<Vec<u8>>, Unbalanced> {
+/// [`UnbalancedQuotes`] where Redis answers `unbalanced quotes in request`.
+pub fn split_inline(text: &[u8]) -> Result<Vec<Vec<u8>>, UnbalancedQuotes> {
     // Redis works on a C string: what stands behind a NUL is not there.
     let text = text.split(|&byte| byte == 0).next().unwrap_or_default();
     let mut arguments = Vec::new();
@@ -34,7 +34,7 @@ fn is_space(byte: u8) -> bool {
 }
 
 /// Reads one argument; a quoted part ends it.
-fn word(text: &[u8]) -> Result<(Vec<u8>, &[u8]), Unbalanced> {
+fn word(text: &[u8]) -> Result<(Vec<u8>, &[u8]), UnbalancedQuotes> {
     let mut argument = Vec::new();
     let mut rest = text;
     while let [first, tail @ ..] = rest {
@@ -52,17 +52,20 @@ fn word(text: &[u8]) -> Result<(Vec<u8>, &[u8]), Unbalanced> {
 }
 
 /// Checks that a closing quote has white space or the end behind it.
-fn closed(rest: &[u8], argument: Vec<u8>) -> Result<(Vec<u8>, &[u8]), Unbalanced> {
+fn closed(rest: &[u8], argument: Vec<u8>) -> Result<(Vec<u8>, &[u8]), UnbalancedQuotes> {
     match rest.first() {
-        Some(&byte) if !is_space(byte) => Err(Unbalanced),
+        Some(&byte) if !is_space(byte) => Err(UnbalancedQuotes),
         _ => Ok((argument, rest)),
     }
 }
 
-fn double_quoted<'a>(mut rest: &'a [u8], argument: &mut Vec<u8>) -> Result<&'a [u8], Unbalanced> {
+fn double_quoted<'a>(
+    mut rest: &'a [u8],
+    argument: &mut Vec<u8>,
+) -> Result<&'a [u8], UnbalancedQuotes> {
     loop {
         match rest {
-            [] => return Err(Unbalanced),
+            [] => return Err(UnbalancedQuotes),
             [b'"', tail @ ..] => return Ok(tail),
             [b'\\', b'x', high, low, tail @ ..]
                 if high.is_ascii_hexdigit() && low.is_ascii_hexdigit() =>
@@ -89,10 +92,13 @@ fn double_quoted<'a>(mut rest: &'a [u8], argument: &mut Vec<u8>) -> Result<&'a [
     }
 }
 
-fn single_quoted<'a>(mut rest: &'a [u8], argument: &mut Vec<u8>) -> Result<&'a [u8], Unbalanced> {
+fn single_quoted<'a>(
+    mut rest: &'a [u8],
+    argument: &mut Vec<u8>,
+) -> Result<&'a [u8], UnbalancedQuotes> {
     loop {
         match rest {
-            [] => return Err(Unbalanced),
+            [] => return Err(UnbalancedQuotes),
             [b'\'', tail @ ..] => return Ok(tail),
             [b'\\', b'\'', tail @ ..] => {
                 argument.push(b'\'');
@@ -138,7 +144,11 @@ mod tests {
     #[test]
     fn unbalanced_quotes() {
         for text in ["\"a", "'a", "\"a\"b", "'a'b", "\"a\\\"", "a \""] {
-            assert_eq!(split_inline(text.as_bytes()), Err(Unbalanced), "{text}");
+            assert_eq!(
+                split_inline(text.as_bytes()),
+                Err(UnbalancedQuotes),
+                "{text}"
+            );
         }
     }
 }

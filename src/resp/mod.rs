@@ -9,7 +9,7 @@ mod request;
 pub mod speak;
 
 pub use inline::split_inline;
-pub use reply::{Advance, ReplyScanner};
+pub use reply::{ReplyScanner, ScanProgress};
 pub use request::{Bounds, Request, RequestScanner, RequestViolation, Scan, count_requests};
 
 use memchr::memchr;
@@ -44,7 +44,7 @@ pub fn parse_integer(text: &[u8]) -> Option<i64> {
     }
 }
 
-/// A header line `<kind><integer>\r\n` of a frame.
+/// Is a header line `<kind><integer>\r\n` of a frame.
 #[derive(Debug, PartialEq, Eq)]
 enum HeaderLine {
     /// It holds this integer, and the first byte after the line stands at this offset.

@@ -16,11 +16,11 @@ const INVALIDATION_PARTS: u64 = 2;
 
 /// Says that bytes of the server are no RESP. The connection they came on is of no further use.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Malformed;
+pub struct MalformedReply;
 
 /// Tells how far the scanner got.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Advance {
+pub struct ScanProgress {
     /// Counts the bytes that belong to the frame under way; they may be passed on at once.
     pub used: usize,
     /// Tells whether the frame ends with them.
@@ -61,9 +61,9 @@ impl ReplyScanner {
     /// used whole or not at all, so that the first bytes used of an aggregate or a bulk string hold its whole first line.
     ///
     /// # Errors
-    /// [`Malformed`] when the bytes are no RESP.
+    /// [`MalformedReply`] when the bytes are no RESP.
     #[inline]
-    pub fn advance(&mut self, buf: &[u8]) -> Result<Advance, Malformed> {
+    pub fn advance(&mut self, buf: &[u8]) -> Result<ScanProgress, MalformedReply> {
         let fresh = self.at_boundary();
         if fresh {
             self.elements = 1;
@@ -77,13 +77,13 @@ impl ReplyScanner {
     }
 
     #[inline]
-    fn walk(&mut self, buf: &[u8], fresh: bool) -> Result<Advance, Malformed> {
+    fn walk(&mut self, buf: &[u8], fresh: bool) -> Result<ScanProgress, MalformedReply> {
         let mut at = 0;
         loop {
             if self.body > 0 {
                 at += self.skip_body(&buf[at..])?;
                 if self.body > 0 {
-                    return Ok(Advance {
+                    return Ok(ScanProgress {
                         used: at,
                         complete: false,
                     });
@@ -93,7 +93,7 @@ impl ReplyScanner {
                 match self.line_end(&buf[at..]) {
                     Some(length) => at += length,
                     None => {
-                        return Ok(Advance {
+                        return Ok(ScanProgress {
                             used: buf.len(),
                             complete: false,
                         });
@@ -101,13 +101,13 @@ impl ReplyScanner {
                 }
             }
             if self.elements == 0 {
-                return Ok(Advance {
+                return Ok(ScanProgress {
                     used: at,
                     complete: true,
                 });
             }
             let Some(&kind) = buf.get(at) else {
-                return Ok(Advance {
+                return Ok(ScanProgress {
                     used: at,
                     complete: false,
                 });
@@ -123,21 +123,21 @@ impl ReplyScanner {
                         at = after;
                     }
                     HeaderLine::Incomplete if buf.len() - at <= MAX_HEADER => {
-                        return Ok(Advance {
+                        return Ok(ScanProgress {
                             used: at,
                             complete: false,
                         });
                     }
-                    _ => return Err(Malformed),
+                    _ => return Err(MalformedReply),
                 },
-                _ => return Err(Malformed),
+                _ => return Err(MalformedReply),
             }
         }
     }
 
     /// Passes over body bytes, whose last two are a line end. Returns how many.
     #[inline]
-    fn skip_body(&mut self, buf: &[u8]) -> Result<usize, Malformed> {
+    fn skip_body(&mut self, buf: &[u8]) -> Result<usize, MalformedReply> {
         let here = (buf.len() as u64).min(self.body);
         let behind = self.body - here;
         // The line end may arrive in two pieces.
@@ -149,7 +149,7 @@ impl ReplyScanner {
             _ => true,
         };
         if !is_end {
-            return Err(Malformed);
+            return Err(MalformedReply);
         }
         self.body = behind;
         Ok(here as usize)
@@ -181,12 +181,12 @@ impl ReplyScanner {
 
     /// Takes in an element that announced a length or a count; `is_whole`: it is a frame, and stands in no other.
     #[inline]
-    fn announced(&mut self, kind: u8, value: i64, is_whole: bool) -> Result<(), Malformed> {
+    fn announced(&mut self, kind: u8, value: i64, is_whole: bool) -> Result<(), MalformedReply> {
         if value == -1 && matches!(kind, b'$' | b'*') {
             self.elements -= 1;
             return Ok(());
         }
-        let value = u64::try_from(value).map_err(|_| Malformed)?;
+        let value = u64::try_from(value).map_err(|_| MalformedReply)?;
         let elements = match kind {
             b'$' | b'=' | b'!' => {
                 self.body = value + 2;
@@ -203,7 +203,7 @@ impl ReplyScanner {
             b'>' if value == INVALIDATION_PARTS && !is_whole => value.checked_add(self.elements),
             _ => value.checked_add(self.elements - 1),
         };
-        self.elements = elements.ok_or(Malformed)?;
+        self.elements = elements.ok_or(MalformedReply)?;
         Ok(())
     }
 }
@@ -252,7 +252,7 @@ mod tests {
             let found = ReplyScanner::default().advance(&bytes);
             assert_eq!(
                 found,
-                Ok(Advance {
+                Ok(ScanProgress {
                     used: frame.len(),
                     complete: true
                 }),
@@ -280,15 +280,18 @@ mod tests {
         ] {
             assert_eq!(
                 ReplyScanner::default().advance(bytes.as_bytes()),
-                Err(Malformed),
+                Err(MalformedReply),
                 "{bytes:?}"
             );
         }
-        assert_eq!(ReplyScanner::default().advance(&[b'$'; 64]), Err(Malformed));
+        assert_eq!(
+            ReplyScanner::default().advance(&[b'$'; 64]),
+            Err(MalformedReply)
+        );
         let huge = "*9223372036854775807\r\n*9223372036854775807\r\n*9223372036854775807\r\n";
         assert_eq!(
             ReplyScanner::default().advance(huge.as_bytes()),
-            Err(Malformed)
+            Err(MalformedReply)
         );
     }
 
@@ -299,7 +302,7 @@ mod tests {
         let found = ReplyScanner::default().advance(&bytes);
         assert_eq!(
             found,
-            Ok(Advance {
+            Ok(ScanProgress {
                 used: bytes.len(),
                 complete: true
             })
@@ -360,7 +363,7 @@ mod tests {
                 && let Ok(step) = ReplyScanner::default().advance(&bytes)
                 && !bytes[..used].windows(2).any(|pair| (pair[0] == b'\r') != (pair[1] == b'\n'))
             {
-                prop_assert_eq!(step, Advance { used, complete: true });
+                prop_assert_eq!(step, ScanProgress { used, complete: true });
             }
         }
     }

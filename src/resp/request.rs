@@ -342,7 +342,7 @@ impl RequestScanner {
     }
 }
 
-/// A whole multibulk request that the scanner has passed.
+/// Is a whole multibulk request that the scanner has passed.
 #[derive(Debug, Clone, Copy)]
 pub struct Request<'a> {
     bytes: &'a [u8],

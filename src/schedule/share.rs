@@ -23,8 +23,8 @@ const FIRST: u32 = 64;
 /// slow.
 const MOST_BESIDE_OTHERS: u64 = 256;
 
-/// Bounds a client's requests at the server while nobody else uses the connection. Redis answers some 450 GETs at a time: it
-/// always has the next at hand.
+/// Bounds a client's requests at the server while nobody else uses the connection. Redis answers some 450 GETs at a time: with
+/// this many it always has the next at hand.
 const MOST_ALONE: u64 = 1_024;
 
 /// Says who else uses the connection.
@@ -62,7 +62,7 @@ pub struct AnsweredRequests {
     pub cause: BusyCause,
 }
 
-/// One client's share of a connection: how many of its requests may be at the server.
+/// Bounds one client's share of a connection: how many of its requests may be at the server.
 #[derive(Debug, Clone, Copy)]
 pub struct ClientShare {
     /// One of its replies takes the server so many nanoseconds; 0 while that is not known.

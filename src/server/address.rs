@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use crate::config::{Address, Role, Settings, UpstreamSettings};
-use crate::failover::{Addresses, Demotion, Node, SilentNodes};
+use crate::config::{Address, ServerRole, Settings, UpstreamSettings};
+use crate::failover::{AddressSet, DemotionSteps, ServerNode, SilentNodes};
 use crate::telemetry::{LossCause, Throttle};
 use crate::transport::{DialError, literal, look_up};
 
@@ -56,14 +56,14 @@ struct KnownAddresses {
     has_thread: bool,
     /// This is what the addresses are of.
     address: Option<Address>,
-    addresses: Addresses,
+    addresses: AddressSet,
     silent: SilentNodes,
     error: Option<String>,
     /// The log has the error.
     is_error_logged: bool,
     error_line: ErrorLine,
     left: Vec<LeftServer>,
-    demotion: Demotion,
+    demotion: DemotionSteps,
 }
 
 /// Limits the lines of the log: a file that is written all the time fails in one way and in another.
@@ -80,7 +80,7 @@ impl Default for ErrorLine {
 #[derive(Debug)]
 struct LeftServer {
     /// It concerns those to this address; `None`: all.
-    node: Option<Node>,
+    node: Option<ServerNode>,
     before: u64,
     cause: LossCause,
 }
@@ -104,7 +104,7 @@ impl ServerAddress {
     }
 
     /// Returns why a connection to `node` whose connect began at `opened` is to be left, if it is.
-    pub fn is_to_be_left(&self, node: &Node, opened: u64, now: u64) -> Option<LossCause> {
+    pub fn is_to_be_left(&self, node: &ServerNode, opened: u64, now: u64) -> Option<LossCause> {
         let known = self.known();
         let is_meant = |left: &&LeftServer| {
             opened <= left.before && left.node.as_ref().is_none_or(|other| other == node)
@@ -122,9 +122,9 @@ impl ServerAddress {
     /// configuration in force any more tells nothing.
     fn told(
         &self,
-        (address, role): (&Address, Role),
+        (address, role): (&Address, ServerRole),
         is_in_force: impl FnOnce() -> bool,
-        nodes: &[Node],
+        nodes: &[ServerNode],
         now: u64,
     ) {
         let mut known = self.known();
@@ -135,9 +135,9 @@ impl ServerAddress {
         let is_other = known.address.as_ref() != Some(address);
         if is_other {
             known.address = Some(address.clone());
-            known.addresses = Addresses::default();
+            known.addresses = AddressSet::default();
         }
-        if role == Role::Replica && literal(address).is_none() {
+        if role == ServerRole::Replica && literal(address).is_none() {
             known.addresses.expect_rotation(now);
         }
         let has_lost = known.addresses.answered(nodes, now);
@@ -168,7 +168,7 @@ impl ServerAddress {
     }
 
     /// Has connections to `node` (`None`: to any) that were opened before `now` be left, each when it has answered.
-    pub fn leave(&self, node: Option<Node>, cause: LossCause, now: u64) {
+    pub fn leave(&self, node: Option<ServerNode>, cause: LossCause, now: u64) {
         let mut known = self.known();
         known.left.retain(|left| left.node != node);
         if known.left.len() >= MAX_LEFT {
@@ -184,7 +184,7 @@ impl ServerAddress {
     }
 
     /// Returns the addresses of `address` as last told, or why there are none.
-    fn of(&self, address: &Address) -> Result<Vec<Node>, String> {
+    fn of(&self, address: &Address) -> Result<Vec<ServerNode>, String> {
         let known = self.known();
         let current = known.addresses.current();
         if known.address.as_ref() == Some(address) && !current.is_empty() {
@@ -195,7 +195,7 @@ impl ServerAddress {
     }
 
     /// Returns the addresses in the order in which a connect tries them.
-    pub fn order(&self, nodes: &[Node], now: u64) -> Vec<Node> {
+    pub fn order(&self, nodes: &[ServerNode], now: u64) -> Vec<ServerNode> {
         match nodes {
             [_, _, ..] => self.known().silent.order(nodes, now),
             _ => nodes.to_vec(),
@@ -203,7 +203,7 @@ impl ServerAddress {
     }
 
     /// Notes that `node` let a connect wait in vain, while there are others.
-    pub fn was_silent(&self, node: &Node, now: u64) {
+    pub fn was_silent(&self, node: &ServerNode, now: u64) {
         if self.known().silent.was_silent(node, now) {
             tracing::warn!(
                 server = %node,
@@ -218,7 +218,7 @@ impl ServerAddress {
     }
 
     /// Notes that `node` took a connection.
-    pub fn has_answered(&self, node: &Node) {
+    pub fn has_answered(&self, node: &ServerNode) {
         self.known().silent.answered(node);
     }
 
@@ -264,7 +264,7 @@ impl ServerAddress {
         self: &Arc<Self>,
         upstream: &UpstreamSettings,
         terms: &CurrentTerms,
-    ) -> Result<Vec<Node>, DialError> {
+    ) -> Result<Vec<ServerNode>, DialError> {
         let address = &upstream.address;
         if let Some(node) = literal(address) {
             self.told_literal(upstream, &node, terms);
@@ -290,7 +290,7 @@ impl ServerAddress {
         }
     }
 
-    fn told_literal(&self, upstream: &UpstreamSettings, node: &Node, terms: &CurrentTerms) {
+    fn told_literal(&self, upstream: &UpstreamSettings, node: &ServerNode, terms: &CurrentTerms) {
         if let Some(now) = terms() {
             let is_in_force = || is_in_force(&upstream.address, terms);
             let told = (&upstream.address, upstream.role);
@@ -396,8 +396,8 @@ fn is_in_force(address: &Address, terms: &CurrentTerms) -> bool {
 mod tests {
     use super::*;
 
-    fn node(last: u8) -> Node {
-        Node::Tcp(std::net::SocketAddr::from(([10, 0, 0, last], 6379)))
+    fn node(last: u8) -> ServerNode {
+        ServerNode::Tcp(std::net::SocketAddr::from(([10, 0, 0, last], 6379)))
     }
 
     fn name(host: &str) -> Address {
@@ -411,7 +411,7 @@ mod tests {
     fn a_late_answer_about_another_name_undoes_nothing() {
         let server = ServerAddress::default();
         let (old, new) = (name("old.example.com"), name("new.example.com"));
-        let role = Role::Primary;
+        let role = ServerRole::Primary;
         server.told((&old, role), || true, &[node(1)], 0);
         server.told((&new, role), || true, &[node(2)], 1);
         let changes = server.changes();
@@ -428,18 +428,18 @@ mod tests {
     fn what_is_renewed_is_left_as_such_unless_it_has_moved() {
         let server = ServerAddress::default();
         let name = name("redis.example.com");
-        server.told((&name, Role::Primary), || true, &[node(1)], 0);
+        server.told((&name, ServerRole::Primary), || true, &[node(1)], 0);
         server.leave(None, LossCause::Renewed, 5);
         let cause = |begun| server.is_to_be_left(&node(1), begun, 9);
         assert_eq!((cause(5), cause(6)), (Some(LossCause::Renewed), None));
-        server.told((&name, Role::Primary), || true, &[node(2)], 7);
+        server.told((&name, ServerRole::Primary), || true, &[node(2)], 7);
         assert_eq!(server.is_to_be_left(&node(1), 5, 9), Some(LossCause::Moved));
     }
     #[test]
     fn a_name_that_is_not_resolved_any_more_is_told_as_long_as_that_lasts() {
         let server = ServerAddress::default();
         let (old, new) = (name("old.example.com"), name("new.example.com"));
-        let role = Role::Primary;
+        let role = ServerRole::Primary;
         let told = |address: &Address| server.known().unresolved(address);
         server.not_told(&old, "no answer".to_owned(), 0);
         assert_eq!(told(&old), None, "every connect says so");

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use super::origin::LinkOrigin;
-use crate::failover::Node;
+use crate::failover::ServerNode;
 
 /// The worker whose connection it was is the first to ask about it; it may have none on which it can.
 const OTHERS_AFTER: Duration = Duration::from_secs(2);
@@ -31,7 +31,7 @@ impl ServerId {
 /// Is the end of a connection that is awaited for long.
 #[derive(Debug)]
 pub struct UnseenEnd {
-    node: Node,
+    node: ServerNode,
     id: ServerId,
     worker: usize,
     since_micros: u64,
@@ -40,8 +40,8 @@ pub struct UnseenEnd {
 }
 
 impl UnseenEnd {
-    /// Is that of a connection to `node` of worker `worker`, which is asked about from now on.
-    pub fn new(node: &Node, id: ServerId, worker: usize, now_micros: u64) -> Self {
+    /// Begins with the end of a connection to `node` of worker `worker`, which is asked about from now on.
+    pub fn new(node: &ServerNode, id: ServerId, worker: usize, now_micros: u64) -> Self {
         Self {
             node: node.clone(),
             id,
@@ -115,28 +115,28 @@ impl UnseenEnds {
 /// Holds where sockets stand that count no more, since their server is another one now: when it is the server again nothing is
 /// dialled there before they have been counted again.
 #[derive(Default)]
-pub struct UncountedEnds(Mutex<Vec<Node>>);
+pub struct UncountedEnds(Mutex<Vec<ServerNode>>);
 
 impl UncountedEnds {
     /// Tells whether any stands at `node`.
-    pub fn holds(&self, node: &Node) -> bool {
+    pub fn holds(&self, node: &ServerNode) -> bool {
         self.nodes().contains(node)
     }
 
     /// Adds one that stands at `node`.
-    pub fn add(&self, node: &Node) {
+    pub fn add(&self, node: &ServerNode) {
         self.nodes().push(node.clone());
     }
 
     /// Takes out one that stood at `node`.
-    pub fn remove(&self, node: &Node) {
+    pub fn remove(&self, node: &ServerNode) {
         let mut nodes = self.nodes();
         if let Some(at) = nodes.iter().position(|other| other == node) {
             nodes.swap_remove(at);
         }
     }
 
-    fn nodes(&self) -> MutexGuard<'_, Vec<Node>> {
+    fn nodes(&self) -> MutexGuard<'_, Vec<ServerNode>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -150,7 +150,7 @@ mod tests {
         let ends = UnseenEnds::default();
         let end = |number: i64, worker: usize| {
             ends.add(UnseenEnd {
-                node: Node::Tcp(std::net::SocketAddr::from(([127, 0, 0, 1], 6379))),
+                node: ServerNode::Tcp(std::net::SocketAddr::from(([127, 0, 0, 1], 6379))),
                 id: ServerId::of(number, Some(1)).expect("both are known"),
                 worker,
                 since_micros: 1_000_000,

@@ -10,7 +10,9 @@ use tokio::sync::watch;
 
 use super::origin::LinkOrigin;
 use crate::budget::SocketKind;
-use crate::failover::{Circuit, ConnectTurn, FailoverRecord, FailoverStanding, Node, TokenBucket};
+use crate::failover::{
+    CircuitBreaker, ConnectTurn, FailoverRecord, FailoverStanding, ServerNode, TokenBucket,
+};
 use crate::telemetry::LossCause;
 
 /// Tells those who wait to connect what has happened, by counts.
@@ -35,7 +37,7 @@ pub struct Failovers {
 
 #[derive(Debug, Default)]
 struct ConnectGate {
-    circuit: Circuit,
+    circuit: CircuitBreaker,
     /// The connections that everybody shares have a rate of their own, and those that are lent: the many do not keep the few waiting.
     shared: TokenBucket,
     pinned: TokenBucket,
@@ -114,7 +116,7 @@ impl Failovers {
     }
 
     /// Notes that a connection for `kind` to `node` has ended; without a `cause` it was of no more use.
-    pub fn closed(&self, kind: SocketKind, node: &Node, cause: Option<LossCause>, now: u64) {
+    pub fn closed(&self, kind: SocketKind, node: &ServerNode, cause: Option<LossCause>, now: u64) {
         let mut gate = self.gate();
         let mut record = self.record();
         if let Some(cause) = cause {
@@ -126,7 +128,7 @@ impl Failovers {
     }
 
     /// Notes that a connection to `node` whose connect began at `begun` is being left, and all others to it.
-    pub fn left(&self, node: &Node, cause: LossCause, begun: u64, now: u64) {
+    pub fn left(&self, node: &ServerNode, cause: LossCause, begun: u64, now: u64) {
         self.record().left(node, cause, begun, now);
     }
 
@@ -217,7 +219,7 @@ mod tests {
     fn what_is_told_of_the_circuit_is_what_it_is() {
         let failovers = Failovers::default();
         let origin = LinkOrigin {
-            node: Node::Tcp(std::net::SocketAddr::from(([127, 0, 0, 1], 6379))),
+            node: ServerNode::Tcp(std::net::SocketAddr::from(([127, 0, 0, 1], 6379))),
             run: None,
             is_replica: false,
             version: ServerVersion::UNKNOWN,

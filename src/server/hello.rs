@@ -12,7 +12,7 @@ use crate::resp::parse_integer;
 use crate::resp::parts::{pairs, text};
 use crate::resp::speak::push_header;
 use crate::session::Protocol;
-use crate::texts::{Product, ServerVersion};
+use crate::texts::{ServerProduct, ServerVersion};
 
 /// Holds what one server has said of itself at the last connect, and in INFO since.
 #[derive(Debug, Default, Clone)]
@@ -47,13 +47,15 @@ impl ServerHello {
         if fields.is_empty() {
             return false;
         }
-        let (mut product, mut version) = (Product::Redis, String::new());
+        let (mut product, mut version) = (ServerProduct::Redis, String::new());
         for (name, value) in fields {
             let value = String::from_utf8_lossy(value).into_owned();
             match name {
                 b"version" => version = value,
                 b"role" => self.role = value,
-                b"server" if value == Product::Valkey.name() => product = Product::Valkey,
+                b"server" if value == ServerProduct::Valkey.name() => {
+                    product = ServerProduct::Valkey
+                }
                 _ => {}
             }
         }
@@ -171,7 +173,7 @@ mod tests {
         let disguised = String::from_utf8_lossy(HELLO_2).replace("$6\r\n7.0.15", "$5\r\n7.2.4");
         assert!(server.hello(Protocol::Resp2, disguised.as_bytes()));
         assert_eq!(server.version(), ServerVersion::redis(7, 2, 4));
-        server.inform(ServerName::of(Product::Valkey, "8.1.8".to_owned()).unwrap());
+        server.inform(ServerName::of(ServerProduct::Valkey, "8.1.8".to_owned()).unwrap());
         let greeted_by = |reply: &[u8]| {
             let mut next = ServerHello::default();
             assert!(next.hello(Protocol::Resp2, reply));

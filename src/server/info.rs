@@ -4,7 +4,7 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
 use super::name::ServerName;
 use crate::resp::ReplyScanner;
-use crate::texts::Product;
+use crate::texts::ServerProduct;
 
 /// A field of more bytes counts as missing.
 const LONGEST_WORD: usize = 64;
@@ -70,7 +70,8 @@ impl ServerInfo {
         info.run = instance.run;
         info.instance = instance.number();
         let named = |product, text: Option<String>| ServerName::of(product, text?);
-        info.name = named(Product::Valkey, valkey).or_else(|| named(Product::Redis, redis));
+        info.name =
+            named(ServerProduct::Valkey, valkey).or_else(|| named(ServerProduct::Redis, redis));
         info
     }
 }
@@ -148,7 +149,7 @@ mod tests {
             bulk("# Replication\r\nrole:slave\r\nmaster_host:10.0.0.1\r\n"),
         ];
         let whole = ServerInfo {
-            name: ServerName::of(Product::Valkey, "8.0.1".to_owned()),
+            name: ServerName::of(ServerProduct::Valkey, "8.0.1".to_owned()),
             role: Some("slave".to_owned()),
             connected_clients: Some(7),
             maxclients: Some(9),

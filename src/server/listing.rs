@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use crate::command::Rereading;
+use crate::command::CommandRereading;
 
 /// Tells what an answer says of the list beside what it says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,13 +24,13 @@ pub enum ListHint {
 pub struct CommandListing {
     /// It is looked at by each tick, so that the lock is taken only when there is something to do.
     is_wanted: AtomicBool,
-    rereading: Mutex<Rereading>,
+    rereading: Mutex<CommandRereading>,
 }
 
 impl CommandListing {
     /// Notes that an answer to a client says that the list may be old.
     pub fn suspect(&self) {
-        self.with(Rereading::suspect);
+        self.with(CommandRereading::suspect);
     }
 
     /// Notes that the server says that the list is old.
@@ -38,7 +38,7 @@ impl CommandListing {
         self.with(|rereading| rereading.outdate(now_micros));
     }
 
-    fn with(&self, tell: impl FnOnce(&mut Rereading)) {
+    fn with(&self, tell: impl FnOnce(&mut CommandRereading)) {
         tell(
             &mut self
                 .rereading

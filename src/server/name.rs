@@ -1,6 +1,6 @@
 //! What a server calls itself.
 
-use crate::texts::{Product, ServerVersion};
+use crate::texts::{ServerProduct, ServerVersion};
 
 /// Names a server as it calls itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,7 +13,7 @@ pub struct ServerName {
 
 impl ServerName {
     /// Reads the version of `product`; `None`: `text` is no version.
-    pub fn of(product: Product, text: String) -> Option<Self> {
+    pub fn of(product: ServerProduct, text: String) -> Option<Self> {
         let version = ServerVersion::parse(product, &text)?;
         Some(Self { version, text })
     }

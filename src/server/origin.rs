@@ -1,13 +1,13 @@
 //! Which server a connection goes to, and since when.
 
-use crate::failover::Node;
+use crate::failover::ServerNode;
 use crate::texts::ServerVersion;
 
 /// Tells where a connection goes to, as it was when it was opened.
 #[derive(Debug, Clone)]
 pub struct LinkOrigin {
     /// The server has this address.
-    pub node: Node,
+    pub node: ServerNode,
     /// This process of a server answers there; `None`: it has not said.
     pub run: Option<u64>,
     /// The server called itself a replica.

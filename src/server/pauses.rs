@@ -26,7 +26,7 @@ pub struct ServerPauses {
     writes: PauseBelief,
 }
 
-/// A `CLIENT PAUSE` that the server has taken. Times are of the process's clock, in microseconds.
+/// Describes a `CLIENT PAUSE` that the server has taken. Times are of the process's clock, in microseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TakenPause {
     /// It was sent then.

@@ -7,7 +7,7 @@ use crate::command::{
     asks_to_block, identify, is_container, lookup, runs_script, spec, takes_words, transaction,
     writes,
 };
-use crate::config::Role;
+use crate::config::ServerRole;
 use crate::resp::{Bounds, Request, RequestScanner, Scan};
 use crate::texts::{
     PackedVersion, READ_ONLY, ServerVersion, has_command, unknown_command, unknown_subcommand,
@@ -55,7 +55,7 @@ pub struct Rules<'a> {
     /// What the server said of the commands that the table does not know.
     pub learned: Option<&'a Learned>,
     /// What the server is for.
-    pub role: Role,
+    pub role: ServerRole,
     /// Which server it is.
     pub server: PackedVersion,
 }
@@ -86,7 +86,7 @@ pub fn route(name: &[u8], request: &Request<'_>, rules: &Rules<'_>) -> Routed {
             route: Route::Denied(Cow::Borrowed(spec(id).name)),
         };
     }
-    if rules.role == Role::Replica
+    if rules.role == ServerRole::Replica
         && let Some(route) = on_replica(id, name, request, rules.learned)
     {
         return Routed {
@@ -168,7 +168,7 @@ fn route_unknown(name: &[u8], request: &Request<'_>, rules: &Rules<'_>) -> Route
         let name = String::from_utf8_lossy(name).to_lowercase();
         return Route::Denied(Cow::Owned(name));
     }
-    if rules.role == Role::Replica {
+    if rules.role == ServerRole::Replica {
         match rules.learned {
             // It may write: then only a connection of its own may be closed for it.
             None => return Route::Pinned(PinReason::Learned),
@@ -262,7 +262,7 @@ mod tests {
         let words: Vec<&str> = line.split(' ').collect();
         let bytes = encode_request(&words);
         let rules = Rules {
-            role: Role::Replica,
+            role: ServerRole::Replica,
             ..rules
         };
         route(words[0].as_bytes(), &Request::new(&bytes), &rules).route

@@ -1,14 +1,14 @@
 //! What about the server is not as it should be and yet no fault: told in `/status` while it holds, and logged when it begins.
 
 use super::ServerSnapshot;
-use crate::config::Role;
+use crate::config::ServerRole;
 
 /// Says from how many tenths of the server's `maxclients` on it is nearly full.
 const NEARLY_FULL_TENTHS: u64 = 9;
 
 /// Names what is not as it should be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Concern {
+pub enum OperatorConcern {
     /// The server has hardly a place left for clients.
     NearlyFull,
     /// It takes writes, though it is configured as a replica.
@@ -19,7 +19,7 @@ pub enum Concern {
     InfoRefused,
 }
 
-impl Concern {
+impl OperatorConcern {
     /// Says in few words what it is.
     pub fn label(self) -> &'static str {
         match self {
@@ -33,7 +33,7 @@ impl Concern {
 
 impl ServerSnapshot {
     /// Lists what is not as it should be with a server that is configured as `role`, each with a line for the operator.
-    pub fn concerns(&self, role: Role) -> Vec<(Concern, String)> {
+    pub fn concerns(&self, role: ServerRole) -> Vec<(OperatorConcern, String)> {
         let mut concerns = Vec::new();
         let address = &self.address;
         if let (Some(connected), Some(max)) = (self.connected_clients, self.maxclients)
@@ -43,22 +43,22 @@ impl ServerSnapshot {
                 "the server {address} is nearly full: {connected} of {max} clients (its maxclients), respool's connections \
                  among them; past that it takes nobody"
             );
-            concerns.push((Concern::NearlyFull, text));
+            concerns.push((OperatorConcern::NearlyFull, text));
         }
         match (role, self.role.as_str()) {
-            (Role::Replica, "master") => {
+            (ServerRole::Replica, "master") => {
                 let text = format!(
                     "the server {address} says that it is a primary, and upstream.role = \"replica\" refuses writes all the \
                      same: check upstream.address, or set upstream.role = \"primary\""
                 );
-                concerns.push((Concern::NotAReplica, text));
+                concerns.push((OperatorConcern::NotAReplica, text));
             }
-            (Role::Primary, "replica") => {
+            (ServerRole::Primary, "replica") => {
                 let text = format!(
                     "the server {address} says that it is a replica, which takes no writes: check upstream.address, or set \
                      upstream.role = \"replica\" for a reader endpoint"
                 );
-                concerns.push((Concern::NotAPrimary, text));
+                concerns.push((OperatorConcern::NotAPrimary, text));
             }
             _ => {}
         }
@@ -68,7 +68,7 @@ impl ServerSnapshot {
                  respool_server_maxclients and respool_server_blocked_clients may be absent; permit INFO to respool's user \
                  (ACL: +info), or set upstream.health_interval = \"0s\""
             );
-            concerns.push((Concern::InfoRefused, text));
+            concerns.push((OperatorConcern::InfoRefused, text));
         }
         concerns
     }
@@ -78,7 +78,7 @@ impl ServerSnapshot {
 mod tests {
     use super::*;
 
-    fn concerns(server: &ServerSnapshot, role: Role) -> Vec<Concern> {
+    fn concerns(server: &ServerSnapshot, role: ServerRole) -> Vec<OperatorConcern> {
         let concerns = server.concerns(role);
         concerns.into_iter().map(|(concern, _)| concern).collect()
     }
@@ -91,11 +91,14 @@ mod tests {
                 maxclients: max,
                 ..ServerSnapshot::default()
             };
-            concerns(&server, Role::Primary)
+            concerns(&server, ServerRole::Primary)
         };
-        assert_eq!(of(Some(90), Some(100)), [Concern::NearlyFull]);
+        assert_eq!(of(Some(90), Some(100)), [OperatorConcern::NearlyFull]);
         assert_eq!(of(Some(89), Some(100)), []);
-        assert_eq!(of(Some(u64::MAX), Some(u64::MAX)), [Concern::NearlyFull]);
+        assert_eq!(
+            of(Some(u64::MAX), Some(u64::MAX)),
+            [OperatorConcern::NearlyFull]
+        );
         assert_eq!(of(None, Some(100)), []);
         assert_eq!(of(Some(100), None), []);
     }
@@ -109,12 +112,18 @@ mod tests {
             };
             concerns(&server, role)
         };
-        assert_eq!(of("master", Role::Replica), [Concern::NotAReplica]);
-        assert_eq!(of("replica", Role::Primary), [Concern::NotAPrimary]);
+        assert_eq!(
+            of("master", ServerRole::Replica),
+            [OperatorConcern::NotAReplica]
+        );
+        assert_eq!(
+            of("replica", ServerRole::Primary),
+            [OperatorConcern::NotAPrimary]
+        );
         for (says, role) in [
-            ("master", Role::Primary),
-            ("replica", Role::Replica),
-            ("", Role::Replica),
+            ("master", ServerRole::Primary),
+            ("replica", ServerRole::Replica),
+            ("", ServerRole::Replica),
         ] {
             assert_eq!(of(says, role), [], "{says}");
         }

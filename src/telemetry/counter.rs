@@ -5,7 +5,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// A number that only grows.
+/// Holds a number that only grows.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
 
@@ -26,7 +26,7 @@ impl Counter {
     }
 }
 
-/// A number that is what it was last set to.
+/// Holds a number that is what it was last set to.
 #[derive(Debug, Default)]
 pub struct Gauge(AtomicU64);
 

@@ -3,14 +3,14 @@
 use prometheus::TextEncoder;
 use prometheus::proto;
 
-use super::{HistogramTotals, METRICS, Metric, MetricSource, Sample, Scrape};
+use super::{HistogramTotals, METRICS, Metric, MetricSample, MetricScrape, MetricSource};
 
-/// The content type of [`render_metrics`].
+/// Names the content type of [`render_metrics`].
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// Renders every metric of [`METRICS`] in Prometheus' text format 0.0.4. Metrics without a sample are left out, as the
 /// format asks.
-pub fn render_metrics(scrape: &Scrape) -> String {
+pub fn render_metrics(scrape: &MetricScrape) -> String {
     let families: Vec<_> = METRICS
         .iter()
         .filter_map(|metric| family(metric, scrape))
@@ -22,7 +22,7 @@ pub fn render_metrics(scrape: &Scrape) -> String {
     text
 }
 
-fn family(metric: &Metric, scrape: &Scrape) -> Option<proto::MetricFamily> {
+fn family(metric: &Metric, scrape: &MetricScrape) -> Option<proto::MetricFamily> {
     let (kind, metrics) = match metric.source {
         MetricSource::Counter(samples) => (
             proto::MetricType::COUNTER,
@@ -50,10 +50,10 @@ fn family(metric: &Metric, scrape: &Scrape) -> Option<proto::MetricFamily> {
 
 fn rendered(
     metric: &Metric,
-    samples: Vec<Sample>,
+    samples: Vec<MetricSample>,
     set: fn(&mut proto::Metric, f64),
 ) -> Vec<proto::Metric> {
-    let render = |sample: Sample| {
+    let render = |sample: MetricSample| {
         let label = |(name, value): (&&str, String)| {
             let mut pair = proto::LabelPair::default();
             pair.set_name((*name).to_owned());

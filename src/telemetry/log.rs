@@ -10,7 +10,7 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::MakeWriter;
 
-use crate::config::{Log, LogFormat};
+use crate::config::{LogFormat, LogSettings};
 
 /// Sets up logging by `writer` for the whole process, once. Its writers are given each event at once.
 ///
@@ -18,7 +18,7 @@ use crate::config::{Log, LogFormat};
 ///
 /// If `log.level` is not a level (or a `tracing` filter such as `info,respool::upstream=debug`), or if logging was set
 /// up before.
-pub fn init<W>(log: &Log, writer: W, colours: bool) -> Result<(), String>
+pub fn init<W>(log: &LogSettings, writer: W, colours: bool) -> Result<(), String>
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
@@ -43,7 +43,7 @@ type ChangeFilter = Box<dyn Fn(EnvFilter) + Send + Sync>;
 static CHANGE: OnceLock<ChangeFilter> = OnceLock::new();
 
 fn subscriber<W>(
-    log: &Log,
+    log: &LogSettings,
     writer: W,
     colours: bool,
 ) -> Result<(Box<dyn Subscriber + Send + Sync>, ChangeFilter), String>
@@ -117,7 +117,7 @@ mod tests {
     fn logged(level: &str, format: LogFormat, write: impl FnOnce()) -> String {
         let lines = LoggedLines::default();
         let writer = lines.clone();
-        let log = Log {
+        let log = LogSettings {
             level: level.into(),
             format,
             buffer: 0,
@@ -163,7 +163,7 @@ mod tests {
     #[test]
     fn a_wrong_level_is_refused_with_the_setting_named() {
         for level in ["respool=loudest", "loud", ""] {
-            let log = Log {
+            let log = LogSettings {
                 level: level.into(),
                 format: LogFormat::Text,
                 buffer: 0,

@@ -4,17 +4,17 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::{
     AdminRefusal, Bound, CertificateRow, ConnectResult, Disconnect, GroupRow, GroupTotals,
-    HistogramTotals, LossCause, Scrape, ServerSnapshot, TlsHandshake,
+    HistogramTotals, LossCause, MetricScrape, ServerSnapshot, TlsHandshake,
 };
 
 /// Describes one metric family.
 #[derive(Debug, Clone, Copy)]
 pub struct Metric {
-    /// The full name; counters end in `_total`, units are base units.
+    /// Holds the full name; counters end in `_total`, units are base units.
     pub name: &'static str,
-    /// Names of its labels, in the order of [`Sample::labels`].
+    /// Names of its labels, in the order of [`MetricSample::labels`].
     pub labels: &'static [&'static str],
-    /// One line for people.
+    /// Explains the family to people, in one line.
     pub help: &'static str,
     /// Says its type, and how its samples are taken from a scrape.
     pub source: MetricSource,
@@ -24,16 +24,16 @@ pub struct Metric {
 #[derive(Debug, Clone, Copy)]
 pub enum MetricSource {
     /// It only grows while the process lives.
-    Counter(fn(&Scrape) -> Vec<Sample>),
+    Counter(fn(&MetricScrape) -> Vec<MetricSample>),
     /// It is a value of now.
-    Gauge(fn(&Scrape) -> Vec<Sample>),
+    Gauge(fn(&MetricScrape) -> Vec<MetricSample>),
     /// It holds durations by bucket.
-    Histogram(fn(&Scrape) -> &HistogramTotals),
+    Histogram(fn(&MetricScrape) -> &HistogramTotals),
 }
 
 /// Holds one value with the values of its labels.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Sample {
+pub struct MetricSample {
     /// There are as many as the metric has labels.
     pub labels: Vec<String>,
     /// It is in the metric's unit.
@@ -241,7 +241,7 @@ pub const METRICS: &[Metric] = &[
         help: "How long the last failover took, from what was noticed first to the first connection; absent without any.",
         source: MetricSource::Gauge(|s| {
             let last = s.standing.failovers.last.iter();
-            last.map(|last| Sample {
+            last.map(|last| MetricSample {
                 labels: Vec::new(),
                 value: last.seconds,
             })
@@ -340,7 +340,7 @@ pub const METRICS: &[Metric] = &[
         source: MetricSource::Gauge(|s| {
             let latency = s.standing.server.latency_us;
             latency
-                .map(|us| Sample {
+                .map(|us| MetricSample {
                     labels: Vec::new(),
                     value: us as f64 / 1e6,
                 })
@@ -409,7 +409,7 @@ pub const METRICS: &[Metric] = &[
                 let labels = TlsHandshake::ALL.map(TlsHandshake::label);
                 pairs(labels, counts)
                     .into_iter()
-                    .map(move |(result, count)| Sample {
+                    .map(move |(result, count)| MetricSample {
                         labels: vec![side.to_owned(), result.to_owned()],
                         value: count as f64,
                     })
@@ -422,7 +422,7 @@ pub const METRICS: &[Metric] = &[
         labels: &["role", "name"],
         help: "Until when a certificate in use is good, in seconds since the epoch.",
         source: MetricSource::Gauge(|s| {
-            let sample = |row: &CertificateRow| Sample {
+            let sample = |row: &CertificateRow| MetricSample {
                 labels: vec![row.role.to_owned(), row.name.clone()],
                 value: row.not_after as f64,
             };
@@ -499,7 +499,7 @@ pub const METRICS: &[Metric] = &[
         help: "1 for each part of the process that does its work; 0 for one that has ended or stands still.",
         source: MetricSource::Gauge(|s| {
             let rows = s.standing.process.parts.iter();
-            rows.map(|row| Sample {
+            rows.map(|row| MetricSample {
                 labels: vec![row.name.clone()],
                 value: f64::from(u8::from(row.wrong.is_none())),
             })
@@ -526,15 +526,15 @@ pub(super) fn unix_seconds(at: SystemTime) -> u64 {
         .map_or(0, |since| since.as_secs())
 }
 
-fn one(value: u64) -> Vec<Sample> {
-    vec![Sample {
+fn one(value: u64) -> Vec<MetricSample> {
+    vec![MetricSample {
         labels: Vec::new(),
         value: value as f64,
     }]
 }
 
 /// Makes a label of a role only where it is a word that is known.
-fn server_info(server: &ServerSnapshot) -> Vec<Sample> {
+fn server_info(server: &ServerSnapshot) -> Vec<MetricSample> {
     if server.version.is_empty() {
         return Vec::new();
     }
@@ -543,7 +543,7 @@ fn server_info(server: &ServerSnapshot) -> Vec<Sample> {
         role @ ("master" | "replica") => role,
         _ => "other",
     };
-    vec![Sample {
+    vec![MetricSample {
         labels: vec![
             server.product.to_owned(),
             server.version.chars().take(64).collect(),
@@ -553,10 +553,10 @@ fn server_info(server: &ServerSnapshot) -> Vec<Sample> {
     }]
 }
 
-fn by_label(values: impl IntoIterator<Item = (&'static str, u64)>) -> Vec<Sample> {
+fn by_label(values: impl IntoIterator<Item = (&'static str, u64)>) -> Vec<MetricSample> {
     values
         .into_iter()
-        .map(|(label, value)| Sample {
+        .map(|(label, value)| MetricSample {
             labels: vec![label.to_owned()],
             value: value as f64,
         })
@@ -572,11 +572,11 @@ fn pairs(
 
 /// Takes one sample for each group that has the value.
 fn each_group(
-    scrape: &Scrape,
+    scrape: &MetricScrape,
     value: impl Fn(&GroupRow, &GroupTotals) -> Option<u64>,
-) -> Vec<Sample> {
+) -> Vec<MetricSample> {
     let sample = |(row, totals): (&GroupRow, &GroupTotals)| {
-        value(row, totals).map(|value| Sample {
+        value(row, totals).map(|value| MetricSample {
             labels: vec![row.name.clone()],
             value: value as f64,
         })
@@ -592,15 +592,15 @@ fn each_group(
 
 /// Takes one sample for each group and each value of a second label.
 fn each_group_by(
-    scrape: &Scrape,
+    scrape: &MetricScrape,
     values: impl Fn(&GroupRow, &GroupTotals) -> Vec<(&'static str, u64)>,
-) -> Vec<Sample> {
+) -> Vec<MetricSample> {
     let groups = scrape.standing.groups.iter().zip(&scrape.totals.groups);
     groups
         .flat_map(|(row, totals)| {
             values(row, totals)
                 .into_iter()
-                .map(|(label, value)| Sample {
+                .map(|(label, value)| MetricSample {
                     labels: vec![row.name.clone(), label.to_owned()],
                     value: value as f64,
                 })

@@ -1,7 +1,7 @@
 //! What respool tells about itself: counters, histograms and their exposition; no sockets.
 //!
 //! Every counter has one writer. A worker counts into its own [`WorkerCounters`]; the admin thread reads them all and
-//! adds them up when somebody asks ([`Scrape::gather`]), so that counting costs the data path no shared cache line.
+//! adds them up when somebody asks ([`MetricScrape::gather`]), so that counting costs the data path no shared cache line.
 //! [`METRICS`] is the one list of metric names. Invariant: label values come from the configuration or from the
 //! constant lists in `labels`, never from what a client sent.
 
@@ -22,19 +22,19 @@ mod status;
 mod throttle;
 mod worker;
 
-pub use concern::Concern;
+pub use concern::OperatorConcern;
 pub use counter::{Counter, Gauge};
 pub use exposition::{CONTENT_TYPE, render_metrics};
 pub use faults::faults;
 pub use histogram::{Histogram, HistogramTotals};
 pub use labels::{AdminRefusal, Bound, ConnectResult, Disconnect, LossCause, TlsHandshake};
 pub use log_queue::LogQueue;
-pub use metrics::{METRICS, Metric, MetricSource, Sample};
-pub use parts::{Heartbeat, PartRow, Parts};
+pub use metrics::{METRICS, Metric, MetricSample, MetricSource};
+pub use parts::{Heartbeat, PartRow, ProcessParts};
 pub use process::{PROCESS, ProcessRow};
 pub use scrape::{
-    CertificateRow, ClientRow, FailoverRow, FailoverRows, GroupRow, GroupTotals, LastReload,
-    MemoryRow, ProcessStanding, Scrape, Totals, UpstreamCounts,
+    CertificateRow, ClientRow, CounterTotals, FailoverRow, FailoverRows, GroupRow, GroupTotals,
+    LastReload, MemoryRow, MetricScrape, ProcessStanding, UpstreamCounts,
 };
 pub use server::{LastError, ServerHealth, ServerSnapshot};
 pub use status::status_json;

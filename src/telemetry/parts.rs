@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Holds the parts of the process.
 #[derive(Debug, Default)]
-pub struct Parts(Mutex<PartTable>);
+pub struct ProcessParts(Mutex<PartTable>);
 
 #[derive(Debug, Default)]
 struct PartTable {
@@ -24,7 +24,7 @@ pub struct PartRow {
     pub wrong: Option<String>,
 }
 
-impl Parts {
+impl ProcessParts {
     fn table(&self) -> MutexGuard<'_, PartTable> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -102,7 +102,7 @@ impl Parts {
 /// Is held by a task for as long as it runs.
 #[derive(Debug)]
 pub struct PartGuard {
-    parts: Arc<Parts>,
+    parts: Arc<ProcessParts>,
     name: String,
     /// Is true where the process cannot go on without it.
     is_vital: bool,
@@ -155,7 +155,7 @@ mod tests {
 
     #[test]
     fn news_is_told_once() {
-        let parts = Parts::default();
+        let parts = ProcessParts::default();
         assert!(!parts.set("worker-0", None), "well from the start");
         assert!(parts.set("worker-0", Some("stands still")));
         assert!(!parts.set("worker-0", Some("stands still")));
@@ -166,7 +166,7 @@ mod tests {
 
     #[test]
     fn what_panics_is_wrong_and_what_ends_is_not() {
-        let parts = Arc::new(Parts::default());
+        let parts = Arc::new(ProcessParts::default());
         drop(parts.guard("reload", false));
         drop(parts.guard("accepting", true));
         assert!(parts.wrong().is_empty());

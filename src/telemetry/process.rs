@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::{AdminRefusal, PartRow};
 
-/// The version of respool.
+/// Holds the version of respool.
 pub(super) const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// Holds counters that there is one of in the process: logging and panics concern every thread.

@@ -14,11 +14,11 @@ use super::{
 
 /// Holds all there is to tell at one moment.
 #[derive(Debug, Clone)]
-pub struct Scrape {
+pub struct MetricScrape {
     /// Says what stands now, as gathered by the caller.
     pub standing: ProcessStanding,
     /// Says what the workers have counted, added up.
-    pub totals: Totals,
+    pub totals: CounterTotals,
 }
 
 /// Says what stands at this moment; it is gathered by the one who knows admission, budget and clients.
@@ -118,7 +118,7 @@ pub struct CertificateRow {
 /// Shows a client group as admission sees it.
 #[derive(Debug, Clone, Default)]
 pub struct GroupRow {
-    /// The name from the configuration.
+    /// Holds the name from the configuration.
     pub name: String,
     /// Counts the clients admitted now.
     pub connections: u64,
@@ -177,7 +177,7 @@ pub struct LastReload {
 /// Shows a client worth showing.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct ClientRow {
-    /// Its id, as in `CLIENT LIST`.
+    /// Holds its id, as in `CLIENT LIST`.
     pub id: u64,
     pub address: String,
     /// It is as set by CLIENT SETNAME or HELLO.
@@ -201,7 +201,7 @@ pub struct ClientRow {
 
 /// Holds the counters of all workers added up.
 #[derive(Debug, Clone, Default)]
-pub struct Totals {
+pub struct CounterTotals {
     /// There are as many as [`ProcessStanding::groups`].
     pub groups: Vec<GroupTotals>,
     /// Lists the labels of [`GroupTotals::pins`].
@@ -259,12 +259,12 @@ pub struct GroupTotals {
     pub disconnects: [u64; Disconnect::ALL.len()],
 }
 
-impl Scrape {
+impl MetricScrape {
     /// Adds up what the workers have counted and puts it beside what stands.
     pub fn gather(workers: &[Arc<WorkerCounters>], standing: ProcessStanding) -> Self {
-        let mut totals = Totals {
+        let mut totals = CounterTotals {
             pin_reasons: workers.first().map_or(&[], |worker| worker.pin_reasons()),
-            ..Totals::default()
+            ..CounterTotals::default()
         };
         let group = GroupTotals {
             pins: vec![0; totals.pin_reasons.len()],
@@ -278,7 +278,7 @@ impl Scrape {
     }
 }
 
-impl Totals {
+impl CounterTotals {
     fn add(&mut self, worker: &WorkerCounters) {
         // Groups that a reload added have no counters of their own yet; asking for them would count the last one twice.
         for (index, total) in self.groups.iter_mut().enumerate().take(worker.groups()) {

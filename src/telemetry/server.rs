@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
-use crate::texts::Product;
+use crate::texts::ServerProduct;
 
 /// Stands for a number the server has not told.
 const UNKNOWN: u64 = u64::MAX;
@@ -61,7 +61,7 @@ pub struct ServerSnapshot {
     pub certificate_not_after: Option<u64>,
     /// Is `redis` or `valkey`; empty while unknown.
     pub product: &'static str,
-    /// The version as the server tells it; empty while unknown.
+    /// Holds the version as the server tells it; it is empty while unknown.
     pub version: String,
     /// Is `master`, `replica` or another word of the server; empty while unknown.
     pub role: String,
@@ -145,7 +145,7 @@ impl ServerHealth {
     }
 
     /// Notes which server it is, and its version as it writes it.
-    pub fn set_version(&self, product: Product, version: &str) {
+    pub fn set_version(&self, product: ServerProduct, version: &str) {
         let mut texts = self.texts();
         texts.product = product.name();
         texts.version = shortened(version);
@@ -223,7 +223,7 @@ mod tests {
     #[test]
     fn a_recovered_server_keeps_its_last_error_and_a_lost_one_its_identity() {
         let health = ServerHealth::new("127.0.0.1:6379".into());
-        health.set_version(Product::Valkey, "7.2.4");
+        health.set_version(ServerProduct::Valkey, "7.2.4");
         health.set_role("master");
         health.set_clients(Some(3), Some(100), None);
         health.set_role("slave");

@@ -5,14 +5,14 @@ use serde_json::{Map, Value, json};
 use super::metrics::unix_seconds;
 use super::process::VERSION;
 use super::{
-    Bound, ConnectResult, Disconnect, GroupRow, GroupTotals, LastError, LastReload, LossCause,
-    Scrape, ServerSnapshot, TlsHandshake, Totals,
+    Bound, ConnectResult, CounterTotals, Disconnect, GroupRow, GroupTotals, LastError, LastReload,
+    LossCause, MetricScrape, ServerSnapshot, TlsHandshake,
 };
 
 /// Shows the whole scrape as one JSON object: `version`, `uptime_seconds`, `server`, `pool`, `groups`, `clients`,
 /// `memory`, `circuit`, `last_failover`, `certificates`, `warnings`, `last_reload`. Times are in seconds since the
 /// epoch; what is unknown is `null`.
-pub fn status_json(scrape: &Scrape) -> Value {
+pub fn status_json(scrape: &MetricScrape) -> Value {
     let standing = &scrape.standing;
     let groups: Vec<_> = standing.groups.iter().zip(&scrape.totals.groups).collect();
     let total: u64 = standing.groups.iter().map(|row| row.connections).sum();
@@ -40,7 +40,7 @@ pub fn status_json(scrape: &Scrape) -> Value {
     })
 }
 
-fn server(server: &ServerSnapshot, totals: &Totals) -> Value {
+fn server(server: &ServerSnapshot, totals: &CounterTotals) -> Value {
     let last_error =
         |LastError { text, at }: &LastError| json!({ "text": text, "at": unix_seconds(*at) });
     json!({
@@ -59,7 +59,7 @@ fn server(server: &ServerSnapshot, totals: &Totals) -> Value {
     })
 }
 
-fn pool(scrape: &Scrape) -> Value {
+fn pool(scrape: &MetricScrape) -> Value {
     let upstream = scrape.standing.upstream;
     let totals = &scrape.totals;
     json!({

@@ -148,8 +148,8 @@ fn workers() -> Vec<Arc<WorkerCounters>> {
     workers
 }
 
-fn sample() -> Scrape {
-    Scrape::gather(&workers(), standing())
+fn sample() -> MetricScrape {
+    MetricScrape::gather(&workers(), standing())
 }
 
 /// Finds the value of the line that starts with `series`.
@@ -195,7 +195,7 @@ fn promtool_accepts_a_full_scrape_an_empty_one_and_a_server_never_seen() {
     bare.groups.clear();
     bare.server = ServerHealth::new("127.0.0.1:1".into()).snapshot();
     bare.last_reload.error = Some("line 3: unknown key".into());
-    promtool_check(&render_metrics(&Scrape::gather(&[], bare)));
+    promtool_check(&render_metrics(&MetricScrape::gather(&[], bare)));
 }
 
 #[test]
@@ -331,7 +331,7 @@ fn groups_added_by_a_reload_count_nothing_until_they_are_counted() {
         name: "new".into(),
         ..GroupRow::default()
     });
-    let scrape = Scrape::gather(&workers(), standing);
+    let scrape = MetricScrape::gather(&workers(), standing);
     assert_eq!(scrape.totals.groups[1].bytes_in, 22);
     assert_eq!(scrape.totals.groups[2].bytes_in, 0);
     let worker = WorkerCounters::new(2, PIN_REASONS);
@@ -376,7 +376,7 @@ fn the_status_tells_the_same() {
 fn the_level_warns_before_the_cap() {
     let mut standing = standing();
     standing.groups[0].fullest = 15;
-    let status = status_json(&Scrape::gather(&[], standing));
+    let status = status_json(&MetricScrape::gather(&[], standing));
     assert_eq!(status["groups"][0]["level"], "warning");
 }
 

@@ -23,4 +23,4 @@ pub use refusals::{
     nesting_spoils, no_nesting, no_permission, resets_strangers, senseless_subcommand,
     subscribers_may_not, unknown_command, unknown_subcommand, wrong_arity,
 };
-pub use version::{PackedVersion, Product, ServerVersion};
+pub use version::{PackedVersion, ServerProduct, ServerVersion};

@@ -2,15 +2,15 @@
 
 /// Tells who makes the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Product {
+pub enum ServerProduct {
     /// It is Redis, or whatever calls itself so.
     Redis,
     /// It is Valkey, which is Redis up to 7.2.
     Valkey,
 }
 
-impl Product {
-    /// Its name as it stands in HELLO, and in the metrics.
+impl ServerProduct {
+    /// Returns its name as it stands in HELLO, and in the metrics.
     pub fn name(self) -> &'static str {
         match self {
             Self::Redis => "redis",
@@ -24,7 +24,7 @@ impl Product {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ServerVersion {
     /// Tells who makes it.
-    pub product: Product,
+    pub product: ServerProduct,
     /// Holds major, minor and patch.
     pub numbers: (u8, u8, u8),
 }
@@ -41,20 +41,20 @@ impl ServerVersion {
 
     pub const fn redis(major: u8, minor: u8, patch: u8) -> Self {
         Self {
-            product: Product::Redis,
+            product: ServerProduct::Redis,
             numbers: (major, minor, patch),
         }
     }
 
     pub const fn valkey(major: u8, minor: u8, patch: u8) -> Self {
         Self {
-            product: Product::Valkey,
+            product: ServerProduct::Valkey,
             numbers: (major, minor, patch),
         }
     }
 
     /// Reads a version as the server writes it, `9.1.2` or `8.0.0-rc1`. `None`: it begins with no number.
-    pub fn parse(product: Product, text: &str) -> Option<Self> {
+    pub fn parse(product: ServerProduct, text: &str) -> Option<Self> {
         let number = |part: &str| {
             let end = part.find(|c: char| !c.is_ascii_digit());
             part[..end.unwrap_or(part.len())].parse().ok()
@@ -70,15 +70,15 @@ impl ServerVersion {
 
     /// Tells whether it is a Valkey.
     pub fn is_valkey(self) -> bool {
-        self.product == Product::Valkey
+        self.product == ServerProduct::Valkey
     }
 
     /// Tells whether it is a Redis from `redis` (major, minor) on, or a Valkey that descends from it: what Redis had at
     /// 7.2 every Valkey has, and nothing that came to Redis later.
     pub fn is_from(self, redis: (u8, u8)) -> bool {
         match self.product {
-            Product::Redis => self.line() >= redis,
-            Product::Valkey => redis <= (7, 2),
+            ServerProduct::Redis => self.line() >= redis,
+            ServerProduct::Valkey => redis <= (7, 2),
         }
     }
 
@@ -100,8 +100,8 @@ impl ServerVersion {
     /// Packs it into one number, so that threads can share it without a lock. It is never 0.
     pub fn to_bits(self) -> u32 {
         let product = match self.product {
-            Product::Redis => 1,
-            Product::Valkey => 2,
+            ServerProduct::Redis => 1,
+            ServerProduct::Valkey => 2,
         };
         let (major, minor, patch) = self.numbers;
         u32::from_be_bytes([product, major, minor, patch])
@@ -119,7 +119,7 @@ impl ServerVersion {
     }
 }
 
-/// A version as threads share it: each request carries it along, and few look at it.
+/// Holds a version as threads share it: each request carries it along, and few look at it.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct PackedVersion(u32);
 
@@ -143,7 +143,7 @@ mod tests {
 
     #[test]
     fn a_version_is_read_as_servers_write_it() {
-        let read = |text| ServerVersion::parse(Product::Redis, text).map(|read| read.numbers);
+        let read = |text| ServerVersion::parse(ServerProduct::Redis, text).map(|read| read.numbers);
         for (text, numbers) in [
             ("7.0.15", Some((7, 0, 15))),
             ("8.0.0-rc1", Some((8, 0, 0))),

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use super::process::Process;
 use crate::budget::{SocketKind, SocketPermit};
-use crate::failover::Node;
+use crate::failover::ServerNode;
 use crate::server::{ServerId, UnseenEnd};
 use crate::telemetry::LossCause;
 use crate::transport::{Clock, Stream};
@@ -56,7 +56,7 @@ struct ClosingSocket {
 #[derive(Debug, Clone)]
 pub struct ServerEnd {
     /// It is at this address.
-    pub node: Node,
+    pub node: ServerNode,
     /// Its connect began then.
     pub begun_micros: u64,
     /// It is this of the server's connections; `None`: it is not known.

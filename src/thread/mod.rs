@@ -6,8 +6,8 @@ mod passing;
 mod process;
 
 pub use closing::{ClosingSockets, LINGER, ServerEnd};
-pub use passing::{LinkParcel, Passing};
-pub use process::{Process, Queued, Queueing};
+pub use passing::{LinkParcel, LinkPassing};
+pub use process::{Process, QueuePlaces, QueuedKind};
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -18,8 +18,8 @@ use loss_lines::LossLines;
 
 use crate::auth::{KnownPermission, PermissionResult, UserPermissions};
 use crate::command::ClientSub;
-use crate::config::{Role, Settings};
-use crate::exchange::{Distrust, Offence};
+use crate::config::{ServerRole, Settings};
+use crate::exchange::{DistrustedUsers, Offence};
 use crate::login::LikelyLogin;
 use crate::memory::{MemoryAccount, StrangerList};
 use crate::server::{ServerHello, ThreadPulse};
@@ -54,7 +54,7 @@ pub struct Thread {
     /// These sockets to the server are being closed.
     pub closings: ClosingSockets,
     /// It names users whose commands have ended a connection that others shared.
-    pub distrust: RefCell<Distrust>,
+    pub distrust: RefCell<DistrustedUsers>,
     /// The server has said what users may run of what respool answers itself.
     permissions: RefCell<UserPermissions>,
     was_nobody: Cell<bool>,
@@ -204,7 +204,7 @@ impl Thread {
 
     /// Returns what the server is for. It is asked of every request, so without a count.
     #[inline]
-    pub fn role(&self) -> Role {
+    pub fn role(&self) -> ServerRole {
         self.settings.borrow().upstream.role
     }
 

@@ -29,28 +29,28 @@ pub struct LinkParcel {
 
 /// Takes what is sent to one worker.
 #[derive(Default)]
-struct Inbox {
+struct LinkInbox {
     /// `None`: the worker takes no more.
     parcels: Mutex<Option<Vec<LinkParcel>>>,
     arrived: Notify,
 }
 
-impl Inbox {
+impl LinkInbox {
     fn parcels(&self) -> MutexGuard<'_, Option<Vec<LinkParcel>>> {
         self.parcels.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// Holds the ways between the workers of the process.
-pub struct Passing {
-    inboxes: Vec<Inbox>,
+pub struct LinkPassing {
+    inboxes: Vec<LinkInbox>,
 }
 
-impl Passing {
+impl LinkPassing {
     /// Lays the ways between so many workers.
     pub fn new(workers: usize) -> Self {
         Self {
-            inboxes: (0..workers).map(|_| Inbox::default()).collect(),
+            inboxes: (0..workers).map(|_| LinkInbox::default()).collect(),
         }
     }
 

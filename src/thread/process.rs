@@ -6,11 +6,11 @@ use std::time::Instant;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 
-use super::passing::Passing;
+use super::passing::LinkPassing;
 use crate::auth::ServedSecrets;
 use crate::budget::SocketBudget;
 use crate::config::Settings;
-use crate::failover::Node;
+use crate::failover::ServerNode;
 use crate::fanout::{ChannelAudiences, MessageWeights};
 use crate::login::OwnLogin;
 use crate::memory::MemoryRoom;
@@ -18,8 +18,8 @@ use crate::server::{
     CommandListing, CurrentServer, CurrentTerms, Failovers, LookUpTerms, ServerAddress,
     ServerHello, ServerInfo, ServerPulse, UncountedEnds, UnseenEnds,
 };
-use crate::telemetry::{LossCause, Parts, ServerHealth};
-use crate::transport::{Connector, literal};
+use crate::telemetry::{LossCause, ProcessParts, ServerHealth};
+use crate::transport::{TlsConnector, literal};
 
 /// Holds what the workers of the process share.
 pub struct Process {
@@ -36,7 +36,7 @@ pub struct Process {
     /// It says what the server said of itself.
     pub server: CurrentServer,
     /// It makes TLS of connections to the server; `None`: they are plain.
-    pub tls: ArcSwapOption<Connector>,
+    pub tls: ArcSwapOption<TlsConnector>,
     /// This number of commands wait for the server to come back.
     pub queued: AtomicUsize,
     /// This number of clients authenticate meanwhile. They are counted apart: strangers' guesses take no command's place.
@@ -54,7 +54,7 @@ pub struct Process {
     /// The end of these sockets at the server is not seen.
     pub unseen_ends: UnseenEnds,
     /// Idle connections get from one worker to another by this.
-    pub passing: Passing,
+    pub passing: LinkPassing,
     /// It says where the server is.
     pub address: Arc<ServerAddress>,
     /// It says how the server was lost.
@@ -64,7 +64,7 @@ pub struct Process {
     /// It says when the server was heard last, and what keeps it from answering.
     pub pulse: ServerPulse,
     /// They say what the process is made of, and what is wrong with it.
-    pub parts: Arc<Parts>,
+    pub parts: Arc<ProcessParts>,
     /// It is held while a reload replaces what connections are opened by.
     pub in_force: Mutex<()>,
     /// The clock of the process started then.
@@ -73,14 +73,14 @@ pub struct Process {
 
 /// Says who waits for the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Queueing {
+pub enum QueuedKind {
     /// A client waits with this number of commands.
     Commands(usize),
     /// A client waits that authenticates.
     Login,
 }
 
-impl Queueing {
+impl QueuedKind {
     /// Counts the commands that are held back.
     pub fn commands(self) -> usize {
         match self {
@@ -98,9 +98,9 @@ impl Queueing {
 }
 
 /// Holds places among those that wait for the server. Its drop gives them back.
-pub struct Queued {
+pub struct QueuePlaces {
     process: Arc<Process>,
-    queueing: Queueing,
+    queueing: QueuedKind,
 }
 
 impl Process {
@@ -155,7 +155,7 @@ impl Process {
     }
 
     /// Has the connections to the server at `node`, which is no primary, left, and its name looked at.
-    pub fn demoted(self: &Arc<Self>, node: &Node, cause: LossCause) {
+    pub fn demoted(self: &Arc<Self>, node: &ServerNode, cause: LossCause) {
         let (settings, now) = (self.settings(), self.now_micros());
         let upstream = &settings.upstream;
         if !self.address.is_demoted(now, upstream.reconnect.initial) {
@@ -190,7 +190,7 @@ impl Process {
     }
 
     /// Takes places among those that wait for the server; `None`: `upstream.queue.max_commands` is reached.
-    pub fn queue(self: &Arc<Self>, queueing: Queueing) -> Option<Queued> {
+    pub fn queue(self: &Arc<Self>, queueing: QueuedKind) -> Option<QueuePlaces> {
         let most = self.configured.load().upstream.queue.max_commands;
         let commands = queueing.commands();
         let fits = |held: usize| held.checked_add(commands).filter(|&held| held <= most);
@@ -198,14 +198,14 @@ impl Process {
         count
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits)
             .ok()?;
-        Some(Queued {
+        Some(QueuePlaces {
             process: Arc::clone(self),
             queueing,
         })
     }
 }
 
-impl Drop for Queued {
+impl Drop for QueuePlaces {
     fn drop(&mut self) {
         let count = self.queueing.count(&self.process);
         count.fetch_sub(self.queueing.commands(), Ordering::Relaxed);

@@ -6,7 +6,7 @@
 
 use std::fmt;
 
-use crate::config::Access;
+use crate::config::AccessSettings;
 
 /// Holds the mode and the owners of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,7 +18,7 @@ pub(super) struct FileAccess {
 
 impl FileAccess {
     /// Returns what `wanted` says, and what is here where that says nothing.
-    pub(super) fn overlaid(self, wanted: &Access) -> Self {
+    pub(super) fn overlaid(self, wanted: &AccessSettings) -> Self {
         Self {
             mode: wanted.mode.unwrap_or(self.mode),
             owner: wanted.owner.unwrap_or(self.owner),
@@ -27,9 +27,9 @@ impl FileAccess {
     }
 
     /// Returns where it is another than `other`; the rest is `None`.
-    pub(super) fn unlike(self, other: Self) -> Access {
+    pub(super) fn unlike(self, other: Self) -> AccessSettings {
         let only = |mine: u32, other: u32| Some(mine).filter(|mine| *mine != other);
-        Access {
+        AccessSettings {
             mode: only(self.mode, other.mode),
             owner: only(self.owner, other.owner),
             group: only(self.group, other.group),
@@ -44,7 +44,7 @@ impl fmt::Display for FileAccess {
     }
 }
 
-/// One call that changes a file.
+/// Is one call that changes a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum AccessStep {
     Mode(u32),
@@ -80,8 +80,8 @@ pub(super) struct AccessPlan {
     pub(super) next: FileAccess,
     /// Owns it until it is given away for good, so that its mode can be changed.
     holder: u32,
-    /// Its mode until then: it lets in nobody whom `before` does not, nor whom `next` does not, whichever of the
-    /// owners and groups it has.
+    /// Until then this is its mode: it lets in nobody whom `before` does not, nor whom `next` does not, whichever of the owners
+    /// and groups it has.
     narrow: u32,
 }
 
@@ -253,10 +253,10 @@ fn of_classes(mode: u32, is_owner_new: bool, is_group_new: bool) -> u32 {
 mod tests {
     use super::*;
 
-    /// The user that respool runs as.
+    /// Respool runs as this user.
     const ME: u32 = 1;
 
-    /// The file's group before, and another.
+    /// Lists the file's group before, and another.
     const GROUPS: [u32; 2] = [1, 2];
 
     /// Modes in which each class may connect or not.
@@ -265,7 +265,7 @@ mod tests {
         (0..8).map(move |bits| bit(bits, 1, 0o600) | bit(bits, 2, 0o060) | bit(bits, 4, 0o006))
     }
 
-    /// Every change of one file.
+    /// Lists every change of one file.
     fn changes() -> Vec<(FileAccess, FileAccess)> {
         let mut changes = Vec::new();
         for (mode, next_mode) in modes().flat_map(|one| modes().map(move |other| (one, other))) {
@@ -282,7 +282,7 @@ mod tests {
         changes
     }
 
-    /// All of them by [`ME`], who may change the mode of others' files or may not.
+    /// Plans all of them by [`ME`], who may change the mode of others' files or may not.
     fn plans() -> Vec<AccessPlan> {
         let plans_of = |(before, next): (FileAccess, FileAccess)| {
             let plan = move |may_set_mode| AccessPlan::new(before, next, ME, may_set_mode);
@@ -336,7 +336,7 @@ mod tests {
         }
     }
 
-    /// A file that is changed, and all that it has been. Of the steps those of which the bit is set are refused.
+    /// Follows a file that is changed, and all that it has been. Of the steps those of which the bit is set are refused.
     struct Changed {
         at: FileAccess,
         was: Vec<FileAccess>,

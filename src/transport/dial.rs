@@ -10,8 +10,8 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::time::Instant;
 
 use super::Stream;
-use super::reserve::{Reserve, reserve};
-use crate::failover::Node;
+use super::reserve::{DescriptorReserve, reserve};
+use crate::failover::ServerNode;
 
 /// Tells why no connection came about.
 #[derive(Debug)]
@@ -48,14 +48,14 @@ const FIRST_PATIENCE: Duration = Duration::from_millis(1500);
 /// # Errors
 /// [`DialError`] says why the last of them did not.
 pub async fn dial(
-    nodes: &[Node],
+    nodes: &[ServerNode],
     limit: Duration,
     keepalive: Duration,
-    mut was_silent: impl FnMut(&Node),
-) -> Result<(Stream, Node), DialError> {
+    mut was_silent: impl FnMut(&ServerNode),
+) -> Result<(Stream, ServerNode), DialError> {
     let deadline = Instant::now() + limit;
     let mut failed = DialError::Timeout(limit);
-    let mut to_try: Vec<&Node> = nodes.iter().collect();
+    let mut to_try: Vec<&ServerNode> = nodes.iter().collect();
     let first = match to_try.len() {
         1 => limit,
         _ => FIRST_PATIENCE,
@@ -87,9 +87,9 @@ pub async fn dial(
 }
 
 /// Opens a connection to `node`; `None` where the server has not taken it within `limit`, and will not know of it.
-async fn open(node: &Node, limit: Duration) -> io::Result<Option<Stream>> {
+async fn open(node: &ServerNode, limit: Duration) -> io::Result<Option<Stream>> {
     match node {
-        Node::Tcp(address) => {
+        ServerNode::Tcp(address) => {
             let socket = tcp_socket(*address)?;
             match socket.connect(&(*address).into()) {
                 Err(error) if !is_under_way(&error) => return Err(error),
@@ -111,7 +111,7 @@ async fn open(node: &Node, limit: Duration) -> io::Result<Option<Stream>> {
             }
         }
         // The kernel takes it at once, or says that there is no room.
-        Node::Unix(path) => open_unix(path).await.map(Stream::Unix).map(Some),
+        ServerNode::Unix(path) => open_unix(path).await.map(Stream::Unix).map(Some),
     }
 }
 
@@ -147,7 +147,7 @@ fn is_under_way(error: &io::Error) -> bool {
 )]
 async fn open_unix(path: &std::path::Path) -> io::Result<UnixStream> {
     match UnixStream::connect(path).await {
-        Err(error) if is_exhausted(&error) && reserve().is_some_and(Reserve::give_up) => {
+        Err(error) if is_exhausted(&error) && reserve().is_some_and(DescriptorReserve::give_up) => {
             UnixStream::connect(path).await
         }
         connected => connected,
@@ -162,7 +162,7 @@ mod tests {
     #[tokio::test(flavor = "local")]
     async fn the_kernel_is_told_how_long_bytes_may_stay_unacknowledged() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let node = Node::Tcp(listener.local_addr().unwrap());
+        let node = ServerNode::Tcp(listener.local_addr().unwrap());
         let (stream, _) = dial(&[node], Duration::from_secs(5), Duration::ZERO, |_| {})
             .await
             .unwrap();

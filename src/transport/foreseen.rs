@@ -10,14 +10,14 @@ use std::path::Path;
 use rustix::fs::{Access as Wanted, AtFlags, CWD};
 use rustix::io::Errno;
 
-use super::occupant::{Unremovable, is_left_over};
-use super::rights::{Folder, Rights, Ungiven};
+use super::occupant::{UnremovableOccupant, is_left_over};
+use super::rights::{FolderAccess, ProcessRights, UngivenFile};
 use super::socket_access::folder_of;
-use crate::config::Access;
+use crate::config::AccessSettings;
 
 /// Says what is wrong with a setting of a unix socket.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Hindrance {
+pub struct AccessHindrance {
     /// Names the setting, without its table.
     pub key: &'static str,
     /// Says what is wrong.
@@ -26,7 +26,7 @@ pub struct Hindrance {
     pub remedy: &'static str,
 }
 
-impl fmt::Display for Hindrance {
+impl fmt::Display for AccessHindrance {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { key, what, remedy } = self;
         write!(f, "listener.{key}: {what}; {remedy}")
@@ -43,7 +43,7 @@ pub fn is_to_be_cleared(path: &Path) -> io::Result<bool> {
     if !about.is_dir() {
         return Err(io::ErrorKind::NotADirectory.into());
     }
-    let rights = Rights::now();
+    let rights = ProcessRights::now();
     may_write(folder, &rights)?;
     if !is_left_over(path)? {
         return Ok(false);
@@ -54,7 +54,7 @@ pub fn is_to_be_cleared(path: &Path) -> io::Result<bool> {
         return Ok(true);
     }
     let folder = about.uid();
-    let stays = Unremovable {
+    let stays = UnremovableOccupant {
         owner,
         group,
         folder,
@@ -86,19 +86,19 @@ pub fn is_full(path: &Path) -> bool {
 }
 
 /// Lists why the file of a socket at `path` cannot be given to those who are to have it.
-pub fn ungiven(path: &Path, wanted: &Access) -> Vec<Hindrance> {
+pub fn ungiven(path: &Path, wanted: &AccessSettings) -> Vec<AccessHindrance> {
     let Ok((_, folder)) = folder(path) else {
         return Vec::new();
     };
-    let why = Rights::now().ungiven(wanted, as_folder(&folder));
+    let why = ProcessRights::now().ungiven(wanted, as_folder(&folder));
     why.into_iter().map(hindrance).collect()
 }
 
 /// Says what to tell where the kernel has refused to give it away: `refused`, or what is known of the setting that it
 /// tells of.
-pub(super) fn explained(path: &Path, wanted: &Access, refused: String) -> String {
+pub(super) fn explained(path: &Path, wanted: &AccessSettings, refused: String) -> String {
     let known = ungiven(path, wanted);
-    let is_told = |why: &&Hindrance| refused.starts_with(&format!("listener.{}:", why.key));
+    let is_told = |why: &&AccessHindrance| refused.starts_with(&format!("listener.{}:", why.key));
     match known.iter().find(is_told) {
         Some(why) => why.to_string(),
         None => refused,
@@ -112,12 +112,12 @@ const AMID_UNMAPPED: &str = "its folder gives it a group that has no number in r
 /// Says what to do then.
 const REMAP: &str = "remove the key, take a folder of another group or without the setgid bit, or map the group where the namespace is made";
 
-fn hindrance(why: Ungiven) -> Hindrance {
+fn hindrance(why: UngivenFile) -> AccessHindrance {
     let of_user = |owner| format!("its file cannot be given to the user {owner}");
     let of_group = |group| format!("its file cannot be given to the group {group}");
     let unmapped = "write one that is there, or map it where the namespace is made";
     let (key, what, remedy) = match why {
-        Ungiven::Owner(owner) => (
+        UngivenFile::Owner(owner) => (
             "owner",
             format!(
                 "{}: only root, or who has CAP_CHOWN, gives files away",
@@ -125,22 +125,22 @@ fn hindrance(why: Ungiven) -> Hindrance {
             ),
             "remove the key, or run respool as root or with CAP_CHOWN",
         ),
-        Ungiven::Group(group) => (
+        UngivenFile::Group(group) => (
             "group",
             format!("{}: respool's user is not in it", of_group(group)),
             "remove the key, or take respool's user into the group",
         ),
-        Ungiven::OwnerAmidUnmapped(owner) => (
+        UngivenFile::OwnerAmidUnmapped(owner) => (
             "owner",
             format!("{}: {AMID_UNMAPPED}", of_user(owner)),
             REMAP,
         ),
-        Ungiven::GroupAmidUnmapped(group) => (
+        UngivenFile::GroupAmidUnmapped(group) => (
             "group",
             format!("{}: {AMID_UNMAPPED}", of_group(group)),
             REMAP,
         ),
-        Ungiven::OwnerUnmapped(owner) => (
+        UngivenFile::OwnerUnmapped(owner) => (
             "owner",
             format!(
                 "{}: in respool's user namespace (/proc/self/uid_map) there is none of this number",
@@ -148,7 +148,7 @@ fn hindrance(why: Ungiven) -> Hindrance {
             ),
             unmapped,
         ),
-        Ungiven::GroupUnmapped(group) => (
+        UngivenFile::GroupUnmapped(group) => (
             "group",
             format!(
                 "{}: in respool's user namespace (/proc/self/gid_map) there is none of this number",
@@ -157,20 +157,20 @@ fn hindrance(why: Ungiven) -> Hindrance {
             unmapped,
         ),
     };
-    Hindrance { key, what, remedy }
+    AccessHindrance { key, what, remedy }
 }
 
 /// Says so where respool may not remove the file of a socket at `path` any more once it is given away.
-pub fn is_to_stay(path: &Path, wanted: &Access) -> Option<Hindrance> {
+pub fn is_to_stay(path: &Path, wanted: &AccessSettings) -> Option<AccessHindrance> {
     let owner = wanted.owner?;
     let (_, folder) = folder(path).ok()?;
-    let (rights, as_folder) = (Rights::now(), as_folder(&folder));
+    let (rights, as_folder) = (ProcessRights::now(), as_folder(&folder));
     let group = wanted.group.unwrap_or(rights.group_in(as_folder));
     if rights.removes((owner, group), as_folder) {
         return None;
     }
     let other = folder.uid();
-    Some(Hindrance {
+    Some(AccessHindrance {
         key: "owner",
         what: format!(
             "its file is given to the user {owner} in a sticky folder of user {other}, from which respool may not remove it then: \
@@ -185,8 +185,8 @@ fn folder(path: &Path) -> io::Result<(&Path, fs::Metadata)> {
     Ok((folder, fs::metadata(folder)?))
 }
 
-fn as_folder(about: &fs::Metadata) -> Folder {
-    Folder {
+fn as_folder(about: &fs::Metadata) -> FolderAccess {
+    FolderAccess {
         mode: about.mode(),
         owner: about.uid(),
         group: about.gid(),
@@ -195,7 +195,7 @@ fn as_folder(about: &fs::Metadata) -> Folder {
 
 /// # Errors
 /// This process may not make files in the folder.
-fn may_write(folder: &Path, rights: &Rights) -> io::Result<()> {
+fn may_write(folder: &Path, rights: &ProcessRights) -> io::Result<()> {
     let wanted = Wanted::WRITE_OK | Wanted::EXEC_OK;
     match rustix::fs::accessat(CWD, folder, wanted, AtFlags::EACCESS) {
         // Old kernels ask for a user who is not root as if it had no rights.
@@ -250,10 +250,10 @@ mod tests {
         let path = folder.path().join("socket");
         let about = fs::metadata(folder.path()).expect("a folder");
         fs::set_permissions(folder.path(), Permissions::from_mode(0o2755)).expect("set");
-        let wanted = Access {
+        let wanted = AccessSettings {
             group: Some(about.gid()),
             owner: Some(about.uid()),
-            ..Access::default()
+            ..AccessSettings::default()
         };
         assert_eq!(ungiven(&path, &wanted), []);
         assert_eq!(is_to_stay(&path, &wanted), None, "one's own folder");

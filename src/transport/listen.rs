@@ -19,12 +19,12 @@ use super::endpoint_file::EndpointFile;
 use super::foreseen::{clear, explained};
 use super::named::NamedSocket;
 use super::occupant::remedy;
-use super::open::{Accepting, OpenListener};
-use super::reserve::{Reserve, reserve};
+use super::open::{AcceptingEnd, OpenListener};
+use super::reserve::{DescriptorReserve, reserve};
 use super::socket_file::SocketFile;
-use super::stream::tls::{Acceptance, TlsAcceptor};
+use super::stream::tls::{ClientTls, TlsAcceptor};
 use super::stream::{Stream, set_keepalive};
-use crate::config::{Access, Address, AdminAddress, Listener};
+use crate::config::{AccessSettings, Address, AdminAddress, ListenerSettings};
 use crate::telemetry::PROCESS;
 use crate::texts::TOO_MANY_CLIENTS;
 
@@ -35,23 +35,23 @@ const DESCRIPTOR_PAUSE: Duration = Duration::from_millis(100);
 /// Bounds the connections to the operator's endpoint that the kernel holds until they are accepted.
 const ADMIN_BACKLOG: i32 = 1024;
 
-/// A bound, listening socket, not yet on any runtime.
+/// Is a bound, listening socket, not yet on any runtime.
 #[derive(Debug)]
-pub struct Bound {
+pub struct BoundSocket {
     named: NamedSocket<Arc<Socket>>,
     tls: Arc<TlsAcceptor>,
     is_for_clients: bool,
     backlog: u32,
 }
 
-impl Bound {
+impl BoundSocket {
     /// Accepts on the runtime this is called on.
     ///
     /// # Errors
     /// The socket cannot be watched.
-    pub fn open(self) -> io::Result<Acceptor> {
+    pub fn open(self) -> io::Result<ClientAcceptor> {
         let spare = File::open("/dev/null").ok();
-        Ok(Acceptor {
+        Ok(ClientAcceptor {
             named: self.named.try_map(register)?,
             spare,
             tls: self.tls,
@@ -61,7 +61,7 @@ impl Bound {
     }
 
     /// Makes what it is changed and closed by while it accepts.
-    pub fn opened(&self, name: String) -> (Arc<OpenListener>, Accepting) {
+    pub fn opened(&self, name: String) -> (Arc<OpenListener>, AcceptingEnd) {
         let NamedSocket { file, socket } = &self.named;
         let file = file.as_ref().map(|file| file.bound().clone());
         OpenListener::new(name, socket, file, Arc::clone(&self.tls), self.backlog)
@@ -74,9 +74,9 @@ impl Bound {
     }
 }
 
-/// A listening socket on a runtime.
+/// Is a listening socket on a runtime.
 #[derive(Debug)]
-pub struct Acceptor {
+pub struct ClientAcceptor {
     named: NamedSocket<AsyncFd<Arc<Socket>>>,
     /// Is given up for a moment when descriptors run out, so that the client at hand can be accepted and told.
     spare: Option<File>,
@@ -86,7 +86,7 @@ pub struct Acceptor {
     exhausted: u64,
 }
 
-impl Acceptor {
+impl ClientAcceptor {
     /// Returns the file of the operator's unix socket, whose address is `key` in the settings.
     pub fn endpoint_file(&self, key: &'static str) -> Option<EndpointFile> {
         let file = self.named.file.as_ref()?;
@@ -94,19 +94,19 @@ impl Acceptor {
     }
 }
 
-/// A client that has connected, not yet on any worker.
+/// Is a client that has connected, not yet on any worker.
 #[derive(Debug)]
-pub struct Accepted {
+pub struct AcceptedClient {
     pub socket: AcceptedSocket,
     /// Says what it is to be shown, on a listener with TLS.
-    pub tls: Option<Arc<Acceptance>>,
+    pub tls: Option<Arc<ClientTls>>,
 }
 
 /// Tells who was next in the kernel's queue.
 #[derive(Debug)]
 pub enum NextAccepted {
     Nobody,
-    Client(Accepted),
+    Client(AcceptedClient),
     /// Somebody has gone, or was turned away for want of descriptors.
     Away,
     /// Somebody cannot even be turned away.
@@ -122,12 +122,12 @@ pub enum AcceptedSocket {
     Unix(std::os::unix::net::UnixStream),
 }
 
-impl Accepted {
+impl AcceptedClient {
     /// Puts the socket on this runtime, before any TLS, and tells what TLS it is to speak.
     ///
     /// # Errors
     /// The socket cannot be watched.
-    pub fn open(self) -> io::Result<(Stream, Option<Arc<Acceptance>>)> {
+    pub fn open(self) -> io::Result<(Stream, Option<Arc<ClientTls>>)> {
         let stream = match self.socket {
             AcceptedSocket::Tcp(socket, _) => TcpStream::from_std(socket).map(Stream::Tcp),
             AcceptedSocket::Unix(socket) => UnixStream::from_std(socket).map(Stream::Unix),
@@ -158,7 +158,7 @@ impl Accepted {
 /// # Errors
 /// The address is taken, not ours or not permitted; or what rustls does not take of the TLS settings: in words, with the
 /// setting and what to do.
-pub fn bind(listener: &Listener, keepalive: Duration) -> Result<Bound, String> {
+pub fn bind(listener: &ListenerSettings, keepalive: Duration) -> Result<BoundSocket, String> {
     let name = &listener.name;
     let told = |error: io::Error| cannot_listen("listener.address", name, &error);
     let (socket, file) = match &listener.address {
@@ -187,7 +187,7 @@ pub fn bind(listener: &Listener, keepalive: Duration) -> Result<Bound, String> {
     let backlog = i32::try_from(listener.backlog).unwrap_or(i32::MAX);
     listen(&socket, file.as_ref(), backlog).map_err(told)?;
     let socket = Arc::new(socket);
-    Ok(Bound {
+    Ok(BoundSocket {
         named: NamedSocket { file, socket },
         tls: Arc::new(tls),
         is_for_clients: true,
@@ -199,7 +199,11 @@ pub fn bind(listener: &Listener, keepalive: Duration) -> Result<Bound, String> {
 ///
 /// # Errors
 /// The address is taken, not ours or not permitted: in words, with the setting and what to do.
-pub fn bind_admin(key: &str, address: &AdminAddress, mode: Option<u32>) -> Result<Bound, String> {
+pub fn bind_admin(
+    key: &str,
+    address: &AdminAddress,
+    mode: Option<u32>,
+) -> Result<BoundSocket, String> {
     let told = |error: io::Error| cannot_listen(key, address, &error);
     let (socket, file) = match address {
         AdminAddress::Tcp(address) => {
@@ -208,9 +212,9 @@ pub fn bind_admin(key: &str, address: &AdminAddress, mode: Option<u32>) -> Resul
         }
         AdminAddress::Unix(path) => {
             let (socket, file) = bind_unix(path).map_err(told)?;
-            let access = Access {
+            let access = AccessSettings {
                 mode,
-                ..Access::default()
+                ..AccessSettings::default()
             };
             let permitted = file.permit(&access, "admin");
             permitted.map_err(|why| format!("cannot listen on {address}: {why}"))?;
@@ -219,7 +223,7 @@ pub fn bind_admin(key: &str, address: &AdminAddress, mode: Option<u32>) -> Resul
     };
     listen(&socket, file.as_ref(), ADMIN_BACKLOG).map_err(told)?;
     let socket = Arc::new(socket);
-    Ok(Bound {
+    Ok(BoundSocket {
         named: NamedSocket { file, socket },
         tls: Arc::default(),
         is_for_clients: false,
@@ -288,9 +292,9 @@ fn bind_unix(path: &Path) -> io::Result<(Socket, SocketFile)> {
     Ok((socket, file))
 }
 
-impl Acceptor {
+impl ClientAcceptor {
     /// Waits for the next client. Cancelling it loses none.
-    pub async fn accept(&mut self) -> Accepted {
+    pub async fn accept(&mut self) -> AcceptedClient {
         loop {
             let accepted = {
                 let Ok(mut ready) = self.named.socket.readable().await else {
@@ -342,14 +346,14 @@ impl Acceptor {
         }
     }
 
-    fn typed(&self, socket: OwnedFd, peer: Option<rustix::net::SocketAddrAny>) -> Accepted {
+    fn typed(&self, socket: OwnedFd, peer: Option<rustix::net::SocketAddrAny>) -> AcceptedClient {
         let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok());
         let socket = match (peer, &self.named.file) {
             (Some(peer), None) => AcceptedSocket::Tcp(socket.into(), peer),
             (_, Some(_)) => AcceptedSocket::Unix(socket.into()),
             (None, None) => AcceptedSocket::Tcp(socket.into(), SocketAddr::from(([0, 0, 0, 0], 0))),
         };
-        Accepted {
+        AcceptedClient {
             socket,
             tls: self.tls.current(),
         }
@@ -365,7 +369,7 @@ impl Acceptor {
         }
         if !self.is_for_clients {
             // Tried again at once with what was kept back for this.
-            if !reserve().is_some_and(Reserve::give_up) {
+            if !reserve().is_some_and(DescriptorReserve::give_up) {
                 tokio::time::sleep(DESCRIPTOR_PAUSE).await;
             }
             return;

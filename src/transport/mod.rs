@@ -22,19 +22,19 @@ mod turn;
 pub use clock::Clock;
 pub use dial::{DialError, dial};
 pub use endpoint_file::EndpointFile;
-pub use foreseen::{Hindrance, is_full, is_to_be_cleared, is_to_stay, ungiven};
+pub use foreseen::{AccessHindrance, is_full, is_to_be_cleared, is_to_stay, ungiven};
 pub use listen::{
-    Accepted, AcceptedSocket, Acceptor, Bound, NextAccepted, bind, bind_admin,
+    AcceptedClient, AcceptedSocket, BoundSocket, ClientAcceptor, NextAccepted, bind, bind_admin,
     raise_descriptor_limit, try_bind,
 };
 pub use occupant::remedy;
-pub use open::{Accepting, ChangedAccess, ListenerOrder, OpenListener, OpenListeners};
+pub use open::{AcceptingEnd, ChangedAccess, ListenerOrder, OpenListener, OpenListeners};
 pub use peer::PeerEnd;
 pub use queued::queued_bytes;
 pub use reserve::{keep_descriptors, refill_descriptors};
 pub use resolve::{literal, look_up};
 pub use socket_access::{folder_of, mode_trouble};
-pub use stream::tls::{AcceptError, Acceptance, Connector, HandshakeFailed, Tls};
+pub use stream::tls::{AcceptError, ClientTls, HandshakeFailed, TlsConnector, TlsStream};
 pub use stream::{DEAD_AFTER, Stream};
 pub use turn::let_others_go_first;
 

@@ -40,7 +40,7 @@ mod tests {
 
     use super::*;
 
-    /// A socket that listens until its drop, and says there whether it could be found until then.
+    /// Is a socket that listens until its drop, and says there whether it could be found until then.
     #[derive(Clone)]
     struct Socket {
         path: PathBuf,

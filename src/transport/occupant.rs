@@ -50,7 +50,7 @@ pub fn remedy(error: &io::Error) -> &'static str {
         io::ErrorKind::AddrInUse
             if error
                 .get_ref()
-                .is_some_and(<dyn Error + Send + Sync>::is::<Unreachable>) =>
+                .is_some_and(<dyn Error + Send + Sync>::is::<UnreachableOccupant>) =>
         {
             "remove it by hand if nobody listens on it, or take another path"
         }
@@ -65,7 +65,7 @@ pub fn remedy(error: &io::Error) -> &'static str {
         io::ErrorKind::PermissionDenied
             if error
                 .get_ref()
-                .is_some_and(<dyn Error + Send + Sync>::is::<Unremovable>) =>
+                .is_some_and(<dyn Error + Send + Sync>::is::<UnremovableOccupant>) =>
         {
             "remove it by hand, or take another path"
         }
@@ -89,11 +89,11 @@ fn kind(file: FileType) -> &'static str {
 
 /// Says that there is a socket of which respool's user cannot tell whether somebody listens on it.
 #[derive(Debug)]
-struct Unreachable {
+struct UnreachableOccupant {
     owner: u32,
 }
 
-impl fmt::Display for Unreachable {
+impl fmt::Display for UnreachableOccupant {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let owner = self.owner;
         write!(
@@ -103,17 +103,17 @@ impl fmt::Display for Unreachable {
     }
 }
 
-impl Error for Unreachable {}
+impl Error for UnreachableOccupant {}
 
 /// Says that there is a socket that nobody listens on, and respool may not remove it.
 #[derive(Debug)]
-pub(super) struct Unremovable {
+pub(super) struct UnremovableOccupant {
     pub(super) owner: u32,
     pub(super) group: u32,
     pub(super) folder: u32,
 }
 
-impl fmt::Display for Unremovable {
+impl fmt::Display for UnremovableOccupant {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
             owner,
@@ -128,7 +128,7 @@ impl fmt::Display for Unremovable {
     }
 }
 
-impl Error for Unremovable {}
+impl Error for UnremovableOccupant {}
 
 /// Answers as [`is_left_over`] of a socket that respool's user may not connect to: of one of its own, connecting by
 /// force tells.
@@ -141,7 +141,7 @@ fn unreachable(path: &Path, about: &Metadata) -> io::Result<bool> {
             Err(_) => {}
         }
     }
-    let unknown = Unreachable { owner };
+    let unknown = UnreachableOccupant { owner };
     Err(io::Error::new(io::ErrorKind::AddrInUse, unknown))
 }
 

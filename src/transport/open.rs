@@ -11,11 +11,11 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::access_steps::FileAccess;
 use super::foreseen::explained;
-use super::rights::Rights;
+use super::rights::ProcessRights;
 use super::socket_access::{AccessKeys, BY_HAND};
 use super::socket_file::{BegunChange, BoundFile, RefusedChange};
-use super::stream::tls::{Acceptance, TlsAcceptor};
-use crate::config::Listener;
+use super::stream::tls::{ClientTls, TlsAcceptor};
+use crate::config::ListenerSettings;
 
 /// Holds all that are open, shared by whoever changes and whoever shows them.
 #[derive(Debug, Default)]
@@ -38,13 +38,13 @@ impl OpenListeners {
     }
 }
 
-/// One that is open.
+/// Is a listener that is open.
 #[derive(Debug)]
 pub struct OpenListener {
     name: String,
     /// Points at the socket, which belongs to whoever accepts.
     socket: Weak<Socket>,
-    /// The file of a unix socket.
+    /// Is the file of a unix socket.
     file: Option<BoundFile>,
     tls: Arc<TlsAcceptor>,
     /// Counts the most clients for whom there ever was room in the kernel's queue.
@@ -56,7 +56,7 @@ pub struct OpenListener {
 
 /// The other end of an [`OpenListener`], kept by whoever accepts.
 #[derive(Debug)]
-pub struct Accepting {
+pub struct AcceptingEnd {
     take: mpsc::Receiver<ListenerOrder>,
     stop: watch::Receiver<bool>,
     /// Tells by its drop that the socket is closed.
@@ -76,7 +76,7 @@ pub enum ListenerOrder {
     },
 }
 
-impl Accepting {
+impl AcceptingEnd {
     /// Waits for what is to be done. Cancelling it loses nothing.
     pub async fn told(&mut self) -> ListenerOrder {
         // Whoever could tell has gone: it goes on for as long as the process does.
@@ -105,7 +105,7 @@ impl OpenListener {
         file: Option<BoundFile>,
         tls: Arc<TlsAcceptor>,
         backlog: u32,
-    ) -> (Arc<Self>, Accepting) {
+    ) -> (Arc<Self>, AcceptingEnd) {
         let (take, taken) = mpsc::channel(1);
         let (stop, stopped) = watch::channel(false);
         let (told, gone) = watch::channel(());
@@ -119,7 +119,7 @@ impl OpenListener {
             stop,
             gone,
         };
-        let accepting = Accepting {
+        let accepting = AcceptingEnd {
             take: taken,
             stop: stopped,
             _gone: told,
@@ -133,7 +133,7 @@ impl OpenListener {
     }
 
     /// Says what its next client is shown; `None` where it speaks no TLS.
-    pub fn tls(&self) -> Option<Arc<Acceptance>> {
+    pub fn tls(&self) -> Option<Arc<ClientTls>> {
         self.tls.current()
     }
 
@@ -155,7 +155,7 @@ impl OpenListener {
 
     /// Shows this to clients that come from now on, or speaks no TLS with them; and as many of them as the settings say
     /// wait in the kernel's queue.
-    pub fn change(&self, acceptance: Option<Acceptance>, backlog: u32) {
+    pub fn change(&self, acceptance: Option<ClientTls>, backlog: u32) {
         self.tls.replace(acceptance);
         self.backlog.fetch_max(backlog, Ordering::Relaxed);
         if let Some(socket) = self.socket.upgrade() {
@@ -240,7 +240,7 @@ impl ChangedAccess {
     pub fn begin(
         &mut self,
         open: &OpenListener,
-        listener: &Listener,
+        listener: &ListenerSettings,
         is_new: bool,
     ) -> Result<(), String> {
         let Some(file) = &open.file else {
@@ -288,7 +288,7 @@ impl ChangedAccess {
     /// # Errors
     /// As those of [`Self::begin`].
     pub fn regroup(&mut self) -> Result<(), String> {
-        let rights = Rights::now();
+        let rights = ProcessRights::now();
         self.0.sort_by_key(|(_, begun)| begun.stake(&rights));
         let mut at = 0;
         while let Some((_, begun)) = self.0.get(at) {

@@ -51,7 +51,7 @@ impl Stream {
 
     /// Returns the socket below TLS, or the socket.
     fn bare(&self) -> &Self {
-        self.tls().map_or(self, super::Tls::socket)
+        self.tls().map_or(self, super::TlsStream::socket)
     }
 }
 

@@ -18,19 +18,19 @@ const LAST: u64 = 32;
 
 /// Holds what is kept back in this process.
 #[derive(Debug)]
-pub(super) struct Reserve {
+pub(super) struct DescriptorReserve {
     held: Mutex<Vec<File>>,
     /// Counts the descriptors that the configuration needs, and connections to the server among them.
     needed: u64,
     upstream: u64,
 }
 
-static RESERVE: OnceLock<Reserve> = OnceLock::new();
+static RESERVE: OnceLock<DescriptorReserve> = OnceLock::new();
 
 /// Keeps descriptors back from now on, in a process that needs so many, and of them `upstream` for connections to the
 /// server.
 pub fn keep_descriptors(needed: usize, upstream: usize) {
-    let reserve = RESERVE.get_or_init(|| Reserve {
+    let reserve = RESERVE.get_or_init(|| DescriptorReserve {
         held: Mutex::default(),
         needed: needed as u64,
         upstream: upstream as u64,
@@ -39,7 +39,7 @@ pub fn keep_descriptors(needed: usize, upstream: usize) {
 }
 
 /// Returns the reserve of this process; `None` where nothing is kept back.
-pub(super) fn reserve() -> Option<&'static Reserve> {
+pub(super) fn reserve() -> Option<&'static DescriptorReserve> {
     RESERVE.get()
 }
 
@@ -50,7 +50,7 @@ pub fn refill_descriptors() {
     }
 }
 
-impl Reserve {
+impl DescriptorReserve {
     fn held(&self) -> MutexGuard<'_, Vec<File>> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }

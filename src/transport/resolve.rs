@@ -5,15 +5,15 @@ use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::path::Path;
 
 use crate::config::{Address, read_hosts};
-use crate::failover::Node;
+use crate::failover::ServerNode;
 
 /// Returns the address of what needs no lookup: an IP address, a unix socket.
-pub fn literal(address: &Address) -> Option<Node> {
+pub fn literal(address: &Address) -> Option<ServerNode> {
     match address {
-        Address::Unix(path) => Some(Node::Unix(path.as_path().into())),
+        Address::Unix(path) => Some(ServerNode::Unix(path.as_path().into())),
         Address::Tcp { host, port } => {
             let ip: IpAddr = host.parse().ok()?;
-            Some(Node::Tcp(SocketAddr::new(ip, *port)))
+            Some(ServerNode::Tcp(SocketAddr::new(ip, *port)))
         }
     }
 }
@@ -23,7 +23,7 @@ pub fn literal(address: &Address) -> Option<Node> {
 ///
 /// # Errors
 /// The file cannot be read, which is told with its key and path, or the system has no answer.
-pub fn look_up(host: &str, port: u16, hosts_file: Option<&Path>) -> io::Result<Vec<Node>> {
+pub fn look_up(host: &str, port: u16, hosts_file: Option<&Path>) -> io::Result<Vec<ServerNode>> {
     let mut addresses = match hosts_file {
         Some(path) => {
             let told = |why| {
@@ -37,9 +37,9 @@ pub fn look_up(host: &str, port: u16, hosts_file: Option<&Path>) -> io::Result<V
     if addresses.is_empty() {
         addresses = (host, port).to_socket_addrs()?.map(|at| at.ip()).collect();
     }
-    let mut nodes: Vec<Node> = Vec::new();
+    let mut nodes: Vec<ServerNode> = Vec::new();
     for ip in addresses {
-        let node = Node::Tcp(SocketAddr::new(ip, port));
+        let node = ServerNode::Tcp(SocketAddr::new(ip, port));
         if !nodes.contains(&node) {
             nodes.push(node);
         }

@@ -5,26 +5,26 @@ use std::fs;
 
 use rustix::process::{getegid, geteuid, getgroups};
 
-use crate::config::Access;
+use crate::config::AccessSettings;
 
 /// Are numbers of capabilities, as in `capabilities(7)`.
 const CHOWN: u32 = 0;
 const DAC_OVERRIDE: u32 = 1;
 const FOWNER: u32 = 3;
 
-/// The number as which the kernel shows whoever has none in a user namespace: `/proc/sys/kernel/overflowuid`, unless
-/// it was changed. Where all numbers are known, it is one of them; where some are, nobody can tell.
+/// The kernel shows whoever has no number in a user namespace as this one: `/proc/sys/kernel/overflowuid`, unless it was changed.
+/// Where all numbers are known, it is one of them; where some are, nobody can tell.
 const OVERFLOW: u32 = 65_534;
 
-/// The bit of a folder whose files only their owners remove.
+/// Is the bit of a folder whose files only their owners remove.
 const STICKY: u32 = 0o1000;
 
-/// The bit of a folder whose files get its group.
+/// Is the bit of a folder whose files get its group.
 const SET_GROUP: u32 = 0o2000;
 
 /// Describes a folder, as far as it decides about its files.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Folder {
+pub(super) struct FolderAccess {
     pub(super) mode: u32,
     pub(super) owner: u32,
     pub(super) group: u32,
@@ -32,7 +32,7 @@ pub(super) struct Folder {
 
 /// Tells why a file is not given to somebody.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Ungiven {
+pub(super) enum UngivenFile {
     /// The number of this owner stands for nobody in the user namespace.
     OwnerUnmapped(u32),
     /// Giving it to this owner takes a right.
@@ -50,30 +50,30 @@ pub(super) enum Ungiven {
 /// Holds the numbers that a user namespace knows, each with how many follow it; `None` where they are all, as far as is
 /// known.
 #[derive(Debug, Clone, Default)]
-struct Mapped(Option<Vec<(u32, u32)>>);
+struct MappedIds(Option<Vec<(u32, u32)>>);
 
 /// Holds the rights of this process.
 #[derive(Debug, Clone)]
-pub(super) struct Rights {
+pub(super) struct ProcessRights {
     user: u32,
-    /// The group that a file gets which it makes.
+    /// Files that the process makes get this group.
     group: u32,
     /// Lists all groups that it is in.
     groups: Vec<u32>,
     /// Holds one bit for each capability.
     effective: u64,
-    users_mapped: Mapped,
-    groups_mapped: Mapped,
+    users_mapped: MappedIds,
+    groups_mapped: MappedIds,
 }
 
-impl Rights {
+impl ProcessRights {
     /// Reads those that it has now.
     pub(super) fn now() -> Self {
         let user = geteuid();
         let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
         // Without /proc: root is taken to have all of them.
         let unknown = if user.is_root() { u64::MAX } else { 0 };
-        let mapped = |file: &str| Mapped::of(&fs::read_to_string(file).unwrap_or_default());
+        let mapped = |file: &str| MappedIds::of(&fs::read_to_string(file).unwrap_or_default());
         let groups = getgroups().unwrap_or_default().into_iter();
         Self {
             user: user.as_raw(),
@@ -108,7 +108,7 @@ impl Rights {
     }
 
     /// Returns the group of a file that it makes in the folder.
-    pub(super) fn group_in(&self, folder: Folder) -> u32 {
+    pub(super) fn group_in(&self, folder: FolderAccess) -> u32 {
         match folder.mode & SET_GROUP {
             0 => self.group,
             _ => folder.group,
@@ -116,7 +116,7 @@ impl Rights {
     }
 
     /// Tells whether it removes a file of `owner` and `group` from a folder in which it may write.
-    pub(super) fn removes(&self, (owner, group): (u32, u32), folder: Folder) -> bool {
+    pub(super) fn removes(&self, (owner, group): (u32, u32), folder: FolderAccess) -> bool {
         folder.mode & STICKY == 0
             || [owner, folder.owner].contains(&self.user)
             || self.has_over(FOWNER, owner, group)
@@ -129,29 +129,33 @@ impl Rights {
     }
 
     /// Lists why a file that it makes in the folder cannot be given to those who are to have it.
-    pub(super) fn ungiven(&self, wanted: &Access, folder: Folder) -> Vec<Ungiven> {
+    pub(super) fn ungiven(
+        &self,
+        wanted: &AccessSettings,
+        folder: FolderAccess,
+    ) -> Vec<UngivenFile> {
         let owner = wanted.owner.filter(|owner| *owner != self.user);
         // What it has as it is made is not given to it.
         let made = self.group_in(folder);
         let group = wanted.group.filter(|group| *group != made);
         let is_known = |group| self.groups_mapped.has(group);
         let of_group = |group| match (is_known(group), self.has(CHOWN)) {
-            (false, _) => Some(Ungiven::GroupUnmapped(group)),
+            (false, _) => Some(UngivenFile::GroupUnmapped(group)),
             _ if self.groups.contains(&group) || self.regroups(self.user, made, group) => None,
-            (true, false) => Some(Ungiven::Group(group)),
-            (true, true) => Some(Ungiven::GroupAmidUnmapped(group)),
+            (true, false) => Some(UngivenFile::Group(group)),
+            (true, true) => Some(UngivenFile::GroupAmidUnmapped(group)),
         };
         let ungrouped = group.and_then(of_group);
         // It is given to its group first.
         let has = group.filter(|_| ungrouped.is_none()).unwrap_or(made);
         let of_owner = |owner| match (self.users_mapped.has(owner), self.has(CHOWN)) {
-            (false, _) => Some(Ungiven::OwnerUnmapped(owner)),
-            (true, false) => Some(Ungiven::Owner(owner)),
+            (false, _) => Some(UngivenFile::OwnerUnmapped(owner)),
+            (true, false) => Some(UngivenFile::Owner(owner)),
             (true, true) => {
                 // Its own, or what it has been given, it has surely.
                 let is_sure = has != made || has == self.group;
                 let is_known = is_sure || self.groups_mapped.is_surely(has);
-                (!is_known).then_some(Ungiven::OwnerAmidUnmapped(owner))
+                (!is_known).then_some(UngivenFile::OwnerAmidUnmapped(owner))
             }
         };
         let owner = owner.and_then(of_owner);
@@ -159,7 +163,7 @@ impl Rights {
     }
 }
 
-impl Mapped {
+impl MappedIds {
     /// Reads `/proc/self/uid_map` or its like.
     fn of(text: &str) -> Self {
         let range = |line: &str| {
@@ -198,28 +202,28 @@ fn effective(status: &str) -> Option<u64> {
 mod tests {
     use super::*;
 
-    const PLAIN: Folder = Folder {
+    const PLAIN: FolderAccess = FolderAccess {
         mode: 0o755,
         owner: 0,
         group: 7,
     };
 
-    fn rights(effective: u64) -> Rights {
-        Rights {
+    fn rights(effective: u64) -> ProcessRights {
+        ProcessRights {
             user: 1,
             group: 1,
             groups: vec![1, 2],
             effective,
-            users_mapped: Mapped::default(),
-            groups_mapped: Mapped::default(),
+            users_mapped: MappedIds::default(),
+            groups_mapped: MappedIds::default(),
         }
     }
 
-    fn wanted(owner: Option<u32>, group: Option<u32>) -> Access {
-        Access {
+    fn wanted(owner: Option<u32>, group: Option<u32>) -> AccessSettings {
+        AccessSettings {
             owner,
             group,
-            ..Access::default()
+            ..AccessSettings::default()
         }
     }
 
@@ -242,46 +246,49 @@ mod tests {
             assert_eq!(none.ungiven(&wanted(owner, group), PLAIN), []);
         }
         let other = wanted(Some(3), None);
-        assert_eq!(none.ungiven(&other, PLAIN), [Ungiven::Owner(3)]);
+        assert_eq!(none.ungiven(&other, PLAIN), [UngivenFile::Owner(3)]);
         assert_eq!(root.ungiven(&other, PLAIN), []);
         let other = wanted(None, Some(7));
-        assert_eq!(none.ungiven(&other, PLAIN), [Ungiven::Group(7)]);
+        assert_eq!(none.ungiven(&other, PLAIN), [UngivenFile::Group(7)]);
         assert_eq!(root.ungiven(&other, PLAIN), []);
-        let gives_its_group = Folder {
+        let gives_its_group = FolderAccess {
             mode: 0o2755,
             ..PLAIN
         };
         assert_eq!(none.ungiven(&other, gives_its_group), []);
         let third = wanted(None, Some(8));
-        assert_eq!(none.ungiven(&third, gives_its_group), [Ungiven::Group(8)]);
+        assert_eq!(
+            none.ungiven(&third, gives_its_group),
+            [UngivenFile::Group(8)]
+        );
     }
 
     #[test]
     fn nothing_is_given_to_whom_the_namespace_does_not_know() {
         let known =
-            Mapped::of("         0       1000          1\n         5     100000         10\n");
+            MappedIds::of("         0       1000          1\n         5     100000         10\n");
         for (number, is_known) in [(0, true), (1, false), (5, true), (14, true), (15, false)] {
             assert_eq!(known.has(number), is_known, "{number}");
         }
-        let all = Mapped::of("         0          0 4294967295\n");
-        assert!(all.has(0) && all.is_surely(OVERFLOW) && Mapped::of("").is_surely(OVERFLOW));
+        let all = MappedIds::of("         0          0 4294967295\n");
+        assert!(all.has(0) && all.is_surely(OVERFLOW) && MappedIds::of("").is_surely(OVERFLOW));
         // That of most containers whose root is nobody outside of them: it may be its own nobody, or anybody outside.
-        let most = Mapped::of("         0     100000      65536\n");
+        let most = MappedIds::of("         0     100000      65536\n");
         assert!(most.has(OVERFLOW) && !most.is_surely(OVERFLOW) && most.is_surely(5));
-        let contained = Rights {
+        let contained = ProcessRights {
             user: 0,
             users_mapped: most.clone(),
             groups_mapped: most,
             ..rights(u64::MAX)
         };
-        let shared = Folder {
+        let shared = FolderAccess {
             mode: 0o1777,
             ..PLAIN
         };
-        assert!(contained.removes((5, 5), Folder { owner: 6, ..shared }));
-        assert!(!contained.removes((OVERFLOW, 5), Folder { owner: 6, ..shared }));
-        assert!(!contained.removes((5, OVERFLOW), Folder { owner: 6, ..shared }));
-        let root = Rights {
+        assert!(contained.removes((5, 5), FolderAccess { owner: 6, ..shared }));
+        assert!(!contained.removes((OVERFLOW, 5), FolderAccess { owner: 6, ..shared }));
+        assert!(!contained.removes((5, OVERFLOW), FolderAccess { owner: 6, ..shared }));
+        let root = ProcessRights {
             user: 0,
             group: 0,
             users_mapped: known.clone(),
@@ -289,12 +296,15 @@ mod tests {
             ..rights(u64::MAX)
         };
         let ungiven = |owner, group| root.ungiven(&wanted(owner, group), PLAIN);
-        assert_eq!(ungiven(Some(15), None), [Ungiven::OwnerUnmapped(15)]);
-        assert_eq!(ungiven(Some(5), Some(1)), [Ungiven::GroupUnmapped(1)]);
+        assert_eq!(ungiven(Some(15), None), [UngivenFile::OwnerUnmapped(15)]);
+        assert_eq!(ungiven(Some(5), Some(1)), [UngivenFile::GroupUnmapped(1)]);
         assert_eq!(ungiven(Some(5), Some(5)), []);
-        let both = [Ungiven::OwnerUnmapped(15), Ungiven::GroupUnmapped(1)];
+        let both = [
+            UngivenFile::OwnerUnmapped(15),
+            UngivenFile::GroupUnmapped(1),
+        ];
         assert_eq!(ungiven(Some(15), Some(1)), both);
-        let sticky = Folder {
+        let sticky = FolderAccess {
             mode: 0o1777,
             owner: 5,
             group: 5,
@@ -302,8 +312,8 @@ mod tests {
         let removes = |owner, group| root.removes((owner, group), sticky);
         assert!(removes(6, 6) && !removes(OVERFLOW, 6) && !removes(6, OVERFLOW));
         // A folder that gives its files a group which the namespace does not know.
-        let of_unknown = |root: &Rights, owner, group| {
-            let folder = Folder {
+        let of_unknown = |root: &ProcessRights, owner, group| {
+            let folder = FolderAccess {
                 mode: 0o2755,
                 owner: 5,
                 group: OVERFLOW,
@@ -311,12 +321,12 @@ mod tests {
             root.ungiven(&wanted(owner, group), folder)
         };
         let refused = of_unknown(&root, Some(6), None);
-        assert_eq!(refused, [Ungiven::OwnerAmidUnmapped(6)]);
+        assert_eq!(refused, [UngivenFile::OwnerAmidUnmapped(6)]);
         let refused = of_unknown(&root, None, Some(6));
-        assert_eq!(refused, [Ungiven::GroupAmidUnmapped(6)]);
+        assert_eq!(refused, [UngivenFile::GroupAmidUnmapped(6)]);
         assert_eq!(of_unknown(&root, Some(0), None), [], "its own");
         // Of a group that it is in it can be, and is known then.
-        let member = Rights {
+        let member = ProcessRights {
             groups: vec![0, 6],
             ..root.clone()
         };
@@ -327,11 +337,11 @@ mod tests {
 
     #[test]
     fn a_sticky_folder_keeps_the_files_of_others() {
-        let sticky = Folder {
+        let sticky = FolderAccess {
             mode: 0o1777,
             ..PLAIN
         };
-        let own = Folder { owner: 1, ..sticky };
+        let own = FolderAccess { owner: 1, ..sticky };
         assert!(rights(0).removes((1, 7), sticky) && !rights(0).removes((2, 7), sticky));
         assert!(rights(0).removes((2, 7), own) && rights(0).removes((2, 7), PLAIN));
         assert!(rights(1 << FOWNER).removes((2, 7), sticky));

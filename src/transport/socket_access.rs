@@ -10,8 +10,8 @@ use rustix::fs::{AtFlags, Gid, Mode, OFlags, Stat, Uid};
 use rustix::process::geteuid;
 
 use super::access_steps::{AccessPlan, AccessStep, FileAccess, outright};
-use super::rights::Rights;
-use crate::config::Access;
+use super::rights::ProcessRights;
+use crate::config::AccessSettings;
 
 /// Is where the kernel shows the files that a process has open.
 const OPEN_FILES: &str = "/proc/self/fd";
@@ -31,7 +31,7 @@ pub(super) struct AccessKeys {
     /// Names the table in which they stand.
     pub(super) table: &'static str,
     /// Holds those that are written.
-    pub(super) written: Access,
+    pub(super) written: AccessSettings,
 }
 
 /// Holds a file that is open, and how it is changed who may connect by it.
@@ -96,7 +96,7 @@ impl FileChange {
 
     /// Tells what is at stake as it is given to its group to be, by what can be seen of the rights: the more, the
     /// later. First whether it is given, then whether it can not be given back.
-    pub(super) fn stake(&self, rights: &Rights) -> (bool, bool) {
+    pub(super) fn stake(&self, rights: &ProcessRights) -> (bool, bool) {
         let Some((from, to, owner)) = self.plan.regrouped() else {
             return (false, false);
         };
@@ -327,7 +327,7 @@ mod tests {
         let path = folder.path().join("socket");
         let _bound = UnixListener::bind(&path).expect("bound");
         fs::set_permissions(&path, Permissions::from_mode(0o606)).expect("set");
-        let changing = |mode| changing(&path, mode, Access::default());
+        let changing = |mode| changing(&path, mode, AccessSettings::default());
         let file = changing(0o660);
         let before = file.now().expect("it is there");
         let is = |mode| {
@@ -346,7 +346,7 @@ mod tests {
         is(0o660);
     }
 
-    fn changing(path: &Path, mode: u32, written: Access) -> FileChange {
+    fn changing(path: &Path, mode: u32, written: AccessSettings) -> FileChange {
         let flags = OFlags::PATH | OFlags::NOFOLLOW;
         let file = rustix::fs::open(path, flags, Mode::empty()).expect("it opens");
         let now = access_of(&rustix::fs::fstat(&file).expect("a file"));
@@ -363,7 +363,7 @@ mod tests {
         let path = folder.path().join("socket");
         let _bound = UnixListener::bind(&path).expect("bound");
         fs::set_permissions(&path, Permissions::from_mode(0o640)).expect("set");
-        let all = Access {
+        let all = AccessSettings {
             mode: Some(0o600),
             owner: Some(7),
             group: Some(8),
@@ -375,13 +375,13 @@ mod tests {
             AccessStep::Group(8),
         ] {
             let told = |written| changing(&path, 0o600, written).refused(step, &error);
-            let (written, removed) = (told(all), told(Access::default()));
+            let (written, removed) = (told(all), told(AccessSettings::default()));
             assert!(written.contains("; remove the key, or "), "{written}");
             assert!(!removed.contains("remove the key"), "{removed}");
             assert!(removed.contains("the key is not written, and"), "{removed}");
         }
-        let told =
-            changing(&path, 0o600, Access::default()).refused(AccessStep::Mode(0o600), &error);
+        let told = changing(&path, 0o600, AccessSettings::default())
+            .refused(AccessStep::Mode(0o600), &error);
         assert!(
             told.contains("; write mode = \"0640\", which it has"),
             "{told}"

@@ -14,11 +14,11 @@ use rustix::fs::{FileType, Mode, OFlags};
 
 use super::access_steps::FileAccess;
 use super::foreseen::is_to_stay;
-use super::rights::Rights;
+use super::rights::ProcessRights;
 use super::socket_access::{AccessKeys, FileChange, access_of};
-use crate::config::Access;
+use crate::config::AccessSettings;
 
-/// The file of a unix socket that was bound just now; it is removed when nobody listens on it any more.
+/// Is the file of a unix socket that was bound just now; it is removed when nobody listens on it any more.
 #[derive(Debug)]
 pub(super) struct SocketFile(BoundFile);
 
@@ -36,12 +36,12 @@ pub(super) struct BoundFile {
 #[derive(Debug, Clone, Copy, Default)]
 struct MadeAccess {
     /// Says what of it is not as it was bound.
-    given: Access,
+    given: AccessSettings,
     /// Is what a reload has left it with that could do no more.
     left: Option<FileAccess>,
 }
 
-/// A change of who may connect by a file that is begun: to be finished, or undone.
+/// Is a change, which is begun, of who may connect by a file: it is to be finished, or undone.
 #[derive(Debug)]
 pub(super) struct BegunChange {
     file: BoundFile,
@@ -88,7 +88,11 @@ impl SocketFile {
     ///
     /// # Errors
     /// It is not there any more, or not ours to change, in words.
-    pub(super) fn permit(&self, wanted: &Access, table: &'static str) -> Result<(), String> {
+    pub(super) fn permit(
+        &self,
+        wanted: &AccessSettings,
+        table: &'static str,
+    ) -> Result<(), String> {
         let now = self.0.access().map_err(|error| error.to_string())?;
         let next = now.overlaid(wanted);
         let keys = AccessKeys {
@@ -136,9 +140,9 @@ impl BoundFile {
 
     /// Tells who may connect by it when the settings are `wanted` and it is as `now`. What they say no longer is as if
     /// they never had; what somebody else made of it, and they say nothing of, stays.
-    pub(super) fn wanted(&self, wanted: &Access, now: FileAccess) -> FileAccess {
+    pub(super) fn wanted(&self, wanted: &AccessSettings, now: FileAccess) -> FileAccess {
         let given = self.made().given;
-        let unset = Access {
+        let unset = AccessSettings {
             mode: given.mode.and(Some(self.unset.mode)),
             owner: given.owner.and(Some(self.unset.owner)),
             group: given.group.and(Some(self.unset.group)),
@@ -195,7 +199,7 @@ impl BoundFile {
     }
 
     fn tell_if_it_stays(&self, before: FileAccess, made: FileAccess) {
-        let given = Access {
+        let given = AccessSettings {
             owner: made.unlike(before).owner,
             group: Some(made.group),
             mode: None,
@@ -210,7 +214,7 @@ impl BoundFile {
         let mut memory = self.made();
         let (new, other) = (made.unlike(before), made.unlike(self.unset));
         let given = memory.given;
-        memory.given = Access {
+        memory.given = AccessSettings {
             mode: other.mode.and(new.mode.or(given.mode)),
             owner: other.owner.and(new.owner.or(given.owner)),
             group: other.group.and(new.group.or(given.group)),
@@ -250,7 +254,7 @@ impl BegunChange {
     }
 
     /// Tells what is at stake as it goes on: the more, the later.
-    pub(super) fn stake(&self, rights: &Rights) -> (bool, bool) {
+    pub(super) fn stake(&self, rights: &ProcessRights) -> (bool, bool) {
         self.changing.stake(rights)
     }
 
@@ -331,7 +335,7 @@ mod tests {
     ) -> Result<BegunChange, RefusedChange> {
         let keys = AccessKeys {
             table: "listener",
-            written: Access::default(),
+            written: AccessSettings::default(),
         };
         file.begin(now, next, keys)
     }
@@ -397,7 +401,7 @@ mod tests {
         let file = SocketFile::new(&path).expect("it is there");
         let file = file.bound();
         let of = |mode: u32| FileAccess { mode, ..file.unset };
-        let nothing = Access::default();
+        let nothing = AccessSettings::default();
         fs::set_permissions(&path, Permissions::from_mode(0o607)).expect("by hand");
         let begun = begin(file, of(0o607), of(0o660)).expect("ours");
         assert_eq!(file.access().expect("ours"), of(0o600), "meanwhile");
@@ -425,7 +429,7 @@ mod tests {
             ..unset
         };
         let (before, left) = (of(0o660, unset.group), of(0o600, unset.group + 1));
-        let nothing = Access::default();
+        let nothing = AccessSettings::default();
         file.remember(before, left, before);
         assert_eq!(file.left(left), Some(left));
         assert_eq!(file.left(before), None, "somebody else's doing");
@@ -451,9 +455,9 @@ mod tests {
         let file = file.bound();
         let unset = file.unset;
         let of = |mode: u32| FileAccess { mode, ..unset };
-        let nothing = Access::default();
+        let nothing = AccessSettings::default();
         assert_eq!(file.wanted(&nothing, of(0o607)), of(0o607), "by hand");
-        let strict = Access {
+        let strict = AccessSettings {
             mode: Some(0o600),
             ..nothing
         };

@@ -10,7 +10,7 @@ use socket2::Socket;
 use tokio::io::Interest;
 use tokio::net::{TcpStream, UnixStream};
 
-use tls::Tls;
+use tls::TlsStream;
 
 /// Reads of a socket that is being closed before other tasks get their turn.
 const READS_A_TURN: usize = 16;
@@ -19,13 +19,13 @@ const READS_A_TURN: usize = 16;
 /// kernel is a little coarse: this keeps it below ten seconds.
 pub const DEAD_AFTER: Duration = Duration::from_secs(9);
 
-/// A connected, non-blocking socket, or TLS on one.
+/// Is a connected, non-blocking socket, or TLS on one.
 #[derive(Debug)]
 pub enum Stream {
     Tcp(TcpStream),
     Unix(UnixStream),
     /// It is either of them with TLS.
-    Tls(Box<Tls>),
+    Tls(Box<TlsStream>),
 }
 
 macro_rules! each {
@@ -39,10 +39,10 @@ macro_rules! each {
 }
 
 impl Stream {
-    /// Tells whether it may not be used much longer ([`Tls`] of version 1.2): another is to take its place, between
+    /// Tells whether it may not be used much longer ([`TlsStream`] of version 1.2): another is to take its place, between
     /// requests.
     pub fn is_worn_out(&self) -> bool {
-        self.tls().is_some_and(Tls::is_worn_out)
+        self.tls().is_some_and(TlsStream::is_worn_out)
     }
 
     /// Has this thread's runtime wait for the socket, rather than the one that did until now.
@@ -144,7 +144,7 @@ impl Stream {
     /// Counts the memory that is held beside the kernel's: records that have not been sent, or have not arrived whole.
     #[inline]
     pub fn held_bytes(&self) -> usize {
-        self.tls().map_or(0, Tls::held_bytes)
+        self.tls().map_or(0, TlsStream::held_bytes)
     }
 
     /// Lets go of what is held: nothing more can be read or written.
@@ -235,7 +235,7 @@ impl Stream {
     }
 
     /// Returns its TLS, where it has any.
-    pub fn tls(&self) -> Option<&Tls> {
+    pub fn tls(&self) -> Option<&TlsStream> {
         match self {
             Self::Tls(stream) => Some(stream),
             Self::Tcp(_) | Self::Unix(_) => None,

@@ -18,8 +18,8 @@ use introduction::{ServerIntroduction, introduce};
 use talk::OpeningTalk;
 
 use crate::budget::SocketPermit;
-use crate::config::{Role, Settings};
-use crate::failover::Node;
+use crate::config::{ServerRole, Settings};
+use crate::failover::ServerNode;
 use crate::link::Link;
 use crate::link::ServerSocket;
 use crate::login::OwnLogin;
@@ -29,12 +29,12 @@ use crate::telemetry::{ConnectResult, TlsHandshake};
 use crate::texts::NOAUTH;
 use crate::thread::Process;
 use crate::thread::Thread;
-use crate::transport::{Connector, DialError, dial};
+use crate::transport::{DialError, TlsConnector, dial};
 
 /// Holds what one connect goes by from its first step to its last, whatever is reloaded meanwhile.
 struct ConnectTerms {
     settings: Arc<Settings>,
-    tls: Option<Arc<Connector>>,
+    tls: Option<Arc<TlsConnector>>,
     login: Arc<OwnLogin>,
     begun_micros: u64,
 }
@@ -68,7 +68,7 @@ pub(super) async fn connect(
     state: &State,
     name: String,
     permit: SocketPermit,
-    best: Option<Node>,
+    best: Option<ServerNode>,
 ) -> Result<Rc<Link>, ConnectError> {
     let terms = ConnectTerms::of(&thread.process).await;
     let greeted = greet(thread, &terms, state, &name, (permit, best)).await;
@@ -106,7 +106,7 @@ pub(super) async fn connect(
         begun_micros: terms.begun_micros,
         opened_micros: thread.process.now_micros(),
     };
-    let can_serve = !is_replica || upstream.role == Role::Replica;
+    let can_serve = !is_replica || upstream.role == ServerRole::Replica;
     let failovers = &thread.process.failovers;
     failovers.opened(socket.kind(), &origin, can_serve);
     let link = Link::new(
@@ -132,7 +132,7 @@ async fn greet(
     terms: &ConnectTerms,
     state: &State,
     name: &str,
-    (permit, best): (SocketPermit, Option<Node>),
+    (permit, best): (SocketPermit, Option<ServerNode>),
 ) -> Result<(ServerSocket, SettledState), ConnectError> {
     let upstream = &terms.settings.upstream;
     let dialled = async {
@@ -156,7 +156,7 @@ async fn greet(
             ));
         }
         let has_others = nodes.len() > 1;
-        let was_silent = |node: &Node| {
+        let was_silent = |node: &ServerNode| {
             if has_others {
                 process.address.was_silent(node, process.now_micros());
             }

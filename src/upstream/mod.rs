@@ -8,6 +8,6 @@ mod handshake;
 mod pool;
 
 pub use pool::{
-    Announcement, Blocked, BlockedClient, Ends, Pin, PinError, SharedWait, SubscribeResult,
+    Announcement, Blocked, BlockedClient, EndsDelay, Pin, PinError, SharedWait, SubscribeResult,
     Subscriptions, TOPICS_A_TURN, Upstream, WaitError,
 };

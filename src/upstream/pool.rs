@@ -23,7 +23,7 @@ mod unauthenticated;
 mod unseen_ends;
 
 pub use blocked::{Blocked, BlockedClient};
-pub use lanes::Ends;
+pub use lanes::EndsDelay;
 pub use lent::{Pin, PinError};
 pub use subscription::{Announcement, SubscribeResult, Subscriptions, TOPICS_A_TURN};
 
@@ -50,7 +50,7 @@ use crate::session::{Change, State, steps};
 use crate::telemetry::Bound;
 use crate::texts::is_busy;
 use crate::thread::Thread;
-use crate::thread::{Queued, Queueing};
+use crate::thread::{QueuePlaces, QueuedKind};
 
 /// Says why a connection cannot lead back to respool's own user; what is opened instead waits for a secret.
 const NO_SECRET: &str = "no secret of respool's own is known to change it with";
@@ -81,7 +81,7 @@ struct SharedWaiter {
     /// `Some` where its request can be sent on a connection lent for it as well: this may delay it.
     may_be_lent: Cell<Option<Delays>>,
     /// It holds these places among the commands that wait for the server.
-    _queued: Option<Queued>,
+    _queued: Option<QueuePlaces>,
 }
 
 impl SharedWaiter {
@@ -305,7 +305,7 @@ impl Upstream {
         commands: usize,
     ) -> Result<SharedWait, WaitError> {
         let join = |schedule: &mut WorkersSchedule, waiter| schedule.wait(state, waiter);
-        self.wait(Queueing::Commands(commands), join)
+        self.wait(QueuedKind::Commands(commands), join)
     }
 
     /// Waits for a shared connection on which the user of `state` has been authenticated anew.
@@ -318,12 +318,12 @@ impl Upstream {
         place: LoginPlace,
     ) -> Result<SharedWait, WaitError> {
         let join = |schedule: &mut WorkersSchedule, waiter| schedule.log_in(state, place, waiter);
-        self.wait(Queueing::Login, join)
+        self.wait(QueuedKind::Login, join)
     }
 
     fn wait(
         self: &Rc<Self>,
-        queueing: Queueing,
+        queueing: QueuedKind,
         join: impl FnOnce(&mut WorkersSchedule, Rc<SharedWaiter>) -> ScheduleTicket,
     ) -> Result<SharedWait, WaitError> {
         let commands = queueing.commands();

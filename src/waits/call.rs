@@ -9,7 +9,7 @@ use crate::command::PinReason;
 use crate::resp::speak::{encode_request, push_bulk, push_header};
 use crate::resp::{Request, parse_integer};
 
-/// The longest timeout that is told to the second here; the server speaks for itself about longer ones.
+/// Bounds the timeout that is told to the second here; the server speaks for itself about longer ones.
 const MAX_TIMEOUT_SECONDS: f64 = 1e9;
 
 /// The bytes of a call are kept so many times at most.
@@ -52,7 +52,7 @@ pub(super) enum CallTimeout {
     Millis(u64),
 }
 
-/// A blocking call: what it waits for, for how long, and how it is asked again.
+/// Holds a blocking call: what it waits for, for how long, and how it is asked again.
 #[derive(Debug, Clone)]
 pub struct BlockingCall {
     /// All its words are here but the timeout; the name is in upper case.

@@ -32,7 +32,7 @@ pub(super) enum ClassStage {
 pub(super) struct KeyFollowUp {
     pub(super) key: LineKey,
     pub(super) count: u32,
-    /// The last answer measured so many.
+    /// The last answer had this many bytes.
     pub(super) bytes: usize,
 }
 
@@ -56,7 +56,7 @@ pub(super) struct WaitClass<S> {
     /// It is the call of one of its waiters.
     pub(super) call: BlockingCall,
     pub(super) lines: KeyLines,
-    /// Everybody who is still there is one.
+    /// Everybody who is still there is one of these.
     pub(super) members: BTreeSet<WaiterId>,
     /// Each client group has this number of them.
     pub(super) groups: BTreeMap<usize, usize>,

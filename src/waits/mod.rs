@@ -87,7 +87,7 @@ type LineKey = Rc<[u8]>;
 /// Tells for whom a wait is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WaitOrigin {
-    /// The client's group, for which a connection is borrowed.
+    /// A connection is borrowed for this group, the client's.
     pub group: usize,
     /// The client comes from here, and turns are dealt out by that.
     pub address: u64,

@@ -3,7 +3,7 @@
 use super::LineKey;
 use super::ids::{ClassId, WaiterId};
 
-/// Requests that are sent in one go, and how many replies they have.
+/// Holds requests that are sent in one go, and says how many replies they have.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RequestBatch {
     /// They are here one behind the other.

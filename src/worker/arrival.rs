@@ -6,13 +6,13 @@
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use super::{CountedClient, Newcomer, NewcomerPlace, Rejected};
+use super::{CountedClient, Newcomer, NewcomerPlace, RejectedClient};
 use crate::admission::{AdmissionRefusal, ClientPermit, HandshakePermit};
 use crate::client::{Arrived, Client, Clients, hold, tell_rejection};
 use crate::config::TLS_CLIENT_BYTES;
 use crate::identity::Identity;
 use crate::telemetry::{Bound, Disconnect, Throttle, TlsHandshake};
-use crate::transport::{AcceptError, Acceptance, Stream, Tls};
+use crate::transport::{AcceptError, ClientTls, Stream, TlsStream};
 
 /// A handshake may take so long where `limits.handshake_timeout` is off.
 const LONGEST_HANDSHAKE: Duration = Duration::from_secs(10);
@@ -84,7 +84,7 @@ fn begin(clients: &Rc<Clients>, arrived: Arrived, counted: CountedClient) {
 /// Shakes hands with a client and takes the place that its certificate gives it. `None`: it has been told, or has gone.
 async fn welcome(
     clients: &Rc<Clients>,
-    acceptance: &Acceptance,
+    acceptance: &ClientTls,
     stream: Stream,
     place: NewcomerPlace,
     mut identity: Identity,
@@ -122,8 +122,8 @@ async fn welcome(
 }
 
 /// Holds a rejected socket and answers it, through TLS where it speaks that.
-pub(super) async fn reject(clients: Rc<Clients>, rejected: Rejected) {
-    let Rejected {
+pub(super) async fn reject(clients: Rc<Clients>, rejected: RejectedClient) {
+    let RejectedClient {
         socket,
         text,
         mut permit,
@@ -161,14 +161,14 @@ fn handshake_limit(clients: &Clients) -> Duration {
 /// Shakes hands, and counts how that ended.
 async fn shake(
     clients: &Clients,
-    acceptance: &Acceptance,
+    acceptance: &ClientTls,
     stream: Stream,
     limit: Duration,
 ) -> Result<Stream, AcceptError> {
     let stranger = clients.thread.strangers.enter(TLS_CLIENT_BYTES);
     let shaken = acceptance.accept(stream, limit, &stranger).await;
     let result = match &shaken {
-        Ok(stream) => TlsHandshake::of(stream.tls().is_some_and(Tls::is_resumed)),
+        Ok(stream) => TlsHandshake::of(stream.tls().is_some_and(TlsStream::is_resumed)),
         Err(_) => TlsHandshake::Failed,
     };
     clients.thread.counters.client_handshakes(result).add(1);
@@ -177,7 +177,7 @@ async fn shake(
 
 async fn greet(
     clients: &Clients,
-    acceptance: &Acceptance,
+    acceptance: &ClientTls,
     stream: Stream,
     identity: &Identity,
 ) -> Result<Stream, Disconnect> {

@@ -54,7 +54,7 @@ const ORDER: &[&str] = &[
 /// The first module of [`ORDER`] that touches sockets or the clock; all before it are told the time and the bytes.
 const FIRST_IMPURE: &str = "transport";
 
-/// What gives a pure module away, and what it is.
+/// Lists what a pure module must not name, and what that would give it.
 const IMPURE: &[(&str, &str)] = &[
     ("tokio::", "the runtime"),
     ("socket2", "sockets"),

@@ -22,9 +22,9 @@ pub(crate) struct Import {
     pub(crate) from: Vec<String>,
     /// The module in which it is defined.
     pub(crate) to: Vec<String>,
-    /// What is taken.
+    /// Names the item that is taken.
     pub(crate) name: String,
-    /// Where that is written.
+    /// Tells on which line it is taken.
     pub(crate) line: usize,
 }
 

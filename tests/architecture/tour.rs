@@ -3,8 +3,8 @@
 use super::source::{read, type_names};
 use super::{files, has_word, root};
 
-/// What stands between backticks: a file (`client/serve.rs`), a function of the file named last (`serve()`), a type (`Route`) or what
-/// a type has (`Route::Shared`). Anything else is not looked at.
+/// Looks up what stands between backticks: a file (`client/serve.rs`), a function of the file named last (`serve()`), a type
+/// (`Route`) or what a type has (`Route::Shared`). Anything else is not looked at.
 #[test]
 fn the_tour_names_what_is_there() {
     let page = read(&root().join("docs/tour.md"));

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use respool::config::{self, AuthMode, Iam, PasswordDigest, SecretSource};
+use respool::config::{self, AuthMode, IamLogin, PasswordDigest, SecretSource};
 
 use crate::{machine, minimal_and, one_problem, parse, valid};
 
@@ -193,14 +193,14 @@ fn a_cache_is_named_in_lower_case_in_the_region_of_the_environment() {
             other => panic!("{other:?}"),
         }
     };
-    let expected = Iam {
+    let expected = IamLogin {
         region: "eu-central-1".to_owned(),
         cluster: "my-cache".to_owned(),
         user: "ann".to_owned(),
         serverless: false,
     };
     assert_eq!(iam(""), expected);
-    let other = Iam {
+    let other = IamLogin {
         region: "us-east-1".to_owned(),
         serverless: true,
         ..expected

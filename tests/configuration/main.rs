@@ -11,14 +11,14 @@ mod tls;
 
 use std::path::Path;
 
-use respool::config::{self, Machine, Problems, Settings, UnixSeconds};
+use respool::config::{self, ConfigProblems, MachineResources, Settings, UnixSeconds};
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-fn machine() -> Machine {
-    Machine {
+fn machine() -> MachineResources {
+    MachineResources {
         cores: 2,
         file_descriptors: 20_000,
         memory: 8 << 30,
@@ -28,7 +28,7 @@ fn machine() -> Machine {
     }
 }
 
-fn parse(text: &str) -> Result<Settings, Problems> {
+fn parse(text: &str) -> Result<Settings, ConfigProblems> {
     let environment = |name: &str| (name == "REDIS_PASSWORD").then(|| "hunter2-env".to_owned());
     config::parse(text, root(), &machine(), &environment)
 }

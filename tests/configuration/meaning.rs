@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use respool::config::{Address, AtLimit, Mode, Per};
+use respool::config::{Address, AtLimit, CapMode, CapScope};
 
 use crate::{minimal_and, told, valid};
 
@@ -53,7 +53,7 @@ fn a_group_is_read_with_all_its_keys() {
     let [group, default] = settings.groups.as_slice() else {
         panic!("{:?}", settings.groups)
     };
-    assert_eq!(group.per, Per::ClientName);
+    assert_eq!(group.per, CapScope::ClientName);
     assert_eq!(
         (
             group.max_connections,
@@ -65,7 +65,7 @@ fn a_group_is_read_with_all_its_keys() {
     assert_eq!(group.max_connects_per_second, Some(50));
     assert_eq!(
         (group.at_limit, group.mode),
-        (AtLimit::EvictIdle, Mode::Observe)
+        (AtLimit::EvictIdle, CapMode::Observe)
     );
     assert_eq!(
         group.deny_commands,
@@ -122,7 +122,7 @@ fn sockets_of_files_are_addresses_too() {
 fn an_ipv6_address_counts_by_its_network_where_clients_count_by_address() {
     let group = |lines: &str| minimal_and(&format!("[[group]]\nname = \"g\"\n{lines}\n"));
     let per = |lines: &str| valid(&group(lines)).groups[0].per;
-    let prefix = |ipv6_prefix| Per::Address { ipv6_prefix };
+    let prefix = |ipv6_prefix| CapScope::Address { ipv6_prefix };
     let by_address = "max_connections = 3\nper = \"address\"\n";
     assert_eq!(per(by_address), prefix(64));
     for bits in [1, 48, 128] {

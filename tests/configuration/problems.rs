@@ -1,6 +1,6 @@
 //! Everything that can be wrong, told at once, each with line, key and remedy.
 
-use respool::config::{self, Machine};
+use respool::config::{self, MachineResources};
 
 use crate::{machine, minimal_and, one_problem, parse, root, told, valid};
 
@@ -192,7 +192,7 @@ fn memory_has_room_for_respool_and_all_clients() {
 #[test]
 fn memory_that_may_not_be_kept_is_warned_of() {
     let told = |more: &str, memory: usize| {
-        let machine = Machine {
+        let machine = MachineResources {
             memory: memory << 20,
             ..machine()
         };
@@ -223,7 +223,7 @@ fn file_descriptors_are_counted_against_the_hard_limit() {
          or set limits.max_clients to at most 18912",
     );
     valid(&minimal_and("[limits]\nmax_clients = 18912\n"));
-    let small = Machine {
+    let small = MachineResources {
         file_descriptors: 1024,
         ..machine()
     };

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use respool::config::{self, Problems, Settings};
+use respool::config::{self, ConfigProblems, Settings};
 
 use crate::machine;
 use crate::tls::folder;
@@ -160,7 +160,7 @@ fn text(table: &str, lines: &str) -> String {
     )
 }
 
-fn settings(dir: &Path, text: &str) -> Result<Settings, Problems> {
+fn settings(dir: &Path, text: &str) -> Result<Settings, ConfigProblems> {
     let environment = |name: &str| (name == "HOME").then(|| "/root".to_owned());
     config::parse(text, dir, &machine(), &environment)
 }

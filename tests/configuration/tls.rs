@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair, date_time_ymd};
-use respool::config::{self, Authorities, Problems, Settings, Verification};
+use respool::config::{self, ConfigProblems, ServerVerification, Settings, TrustedAuthorities};
 
 use crate::{machine, minimal_and, told};
 
@@ -37,7 +37,7 @@ pub(crate) fn folder() -> tempfile::TempDir {
     dir
 }
 
-fn parse_in(dir: &Path, text: &str) -> Result<Settings, Problems> {
+fn parse_in(dir: &Path, text: &str) -> Result<Settings, ConfigProblems> {
     config::parse(text, dir, &machine(), &|_| None)
 }
 
@@ -65,15 +65,15 @@ fn tls_to_the_server_is_on_when_it_is_said() {
     assert!(valid("tls = { enabled = false, ca_file = 'ca.pem' }\n").is_none());
     let plain = valid("tls = { enabled = true }\n").expect("TLS");
     assert_eq!(plain.server_name.to_str(), "127.0.0.1");
-    assert_eq!(plain.verification, Verification::Full);
-    assert!(matches!(plain.authorities, Authorities::System) && plain.identity.is_none());
+    assert_eq!(plain.verification, ServerVerification::Full);
+    assert!(matches!(plain.authorities, TrustedAuthorities::System) && plain.identity.is_none());
     let full = valid(
         "[upstream.tls]\nenabled = true\nserver_name = 'cache.example.com.'\nca_file = 'ca.pem'\ncert_file = 'own.pem'\n\
          key_file = 'own.key'\nhandshake_timeout = '1s'\n",
     )
     .expect("TLS");
     assert_eq!(full.server_name.to_str(), "cache.example.com");
-    assert!(matches!(full.authorities, Authorities::Given(list) if list.len() == 1));
+    assert!(matches!(full.authorities, TrustedAuthorities::Given(list) if list.len() == 1));
     let own = full.identity.expect("a certificate of its own");
     assert_eq!(
         own.certificate.not_after.to_string(),

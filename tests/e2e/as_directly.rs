@@ -236,7 +236,7 @@ fn a_redirection_that_leads_nowhere_is_told_as_broken() {
     }
 }
 
-/// What was published before a subscriber's PING, UNSUBSCRIBE or the like comes before its answer.
+/// A subscriber's PING, UNSUBSCRIBE or the like is answered behind what was published before it.
 #[test]
 fn what_a_subscriber_asks_is_answered_behind_what_came_before() {
     let redis = Redis::start(&[]);

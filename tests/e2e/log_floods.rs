@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::harness::{Client, Redis, Respool, encode, eventually};
 
-/// So many clients are closed for one reason.
+/// This number of clients are closed for one reason.
 const CLOSED: u64 = 30;
 
 /// One line is written in so long.

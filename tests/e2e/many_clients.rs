@@ -110,7 +110,7 @@ fn the_status_is_json_and_the_doors_are_open() {
     }
 }
 
-/// With `RESPOOL_IDLE=10000` it is done as a whole.
+/// Runs as a whole with `RESPOOL_IDLE=10000`.
 #[test]
 fn thousands_of_idle_clients_are_still_answered() {
     let count: usize = std::env::var("RESPOOL_IDLE")

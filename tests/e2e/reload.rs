@@ -340,7 +340,7 @@ fn respools_own_password_changes_and_its_user_does_not() {
     assert!(!text.contains("two"), "{text}");
 }
 
-/// What was refused for a file that was not there is taken when the file is.
+/// A reload that was refused for want of a file is taken when the file is there.
 #[test]
 fn a_file_that_comes_later_is_waited_for() {
     let redis = Redis::start(&[]);

@@ -188,7 +188,7 @@ fn nobody_is_told_that_a_server_cannot_be_reached_that_refuses_respools_login() 
     }
 }
 
-/// What a reload gives respool.
+/// A reload gives respool this login.
 const LOGIN_OF_OWN: &str = "username = \"own\"\npassword = \"pw\"";
 
 fn with_login(redis: &Redis, login: &str) -> RespoolSettings {

@@ -21,7 +21,7 @@ use super::{PATIENCE, REJECTION, uninterrupted};
 pub(crate) struct Client {
     stream: ClientStream,
     buffer: Vec<u8>,
-    /// So much of `buffer` has been handed out.
+    /// The bytes of `buffer` up to here have been handed out.
     used: usize,
     patience: Duration,
 }

@@ -20,7 +20,7 @@ pub(crate) struct Pki {
     issuer: Issuer<'static, KeyPair>,
 }
 
-/// With `RESPOOL_TLS=server` every respool speaks TLS to its server, with `RESPOOL_TLS=both` its clients do too: the whole
+/// Has every respool speak TLS to its server with `RESPOOL_TLS=server`, and its clients too with `RESPOOL_TLS=both`: the whole
 /// suite sees then what it sees without.
 pub(crate) struct TlsEverywhere {
     pub(crate) pki: Pki,

@@ -40,7 +40,7 @@ pub(crate) enum Value {
 /// Tells why no value stands at the start of the bytes.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Unparsed {
-    /// So many bytes at least, counted from the start, are needed before another attempt is worth while.
+    /// At least this number of bytes, counted from the start, are needed before another attempt is worth while.
     NeedAtLeast(usize),
     /// These bytes are not RESP.
     NotResp(String),

@@ -3,14 +3,14 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::config::{Address, AuthMode, Listener};
+use crate::config::{Address, AuthMode, ListenerSettings};
 
 /// Group `named` takes names `n*`, at most two; `default` one; four clients in all, three of them arriving.
 fn places() -> Settings {
-    let named = Group {
-        matches: Match {
+    let named = ClientGroup {
+        matches: GroupMatch {
             client_name: glob("n*"),
-            ..Match::default()
+            ..GroupMatch::default()
         },
         max_connections: Some(2),
         ..group("named")
@@ -34,7 +34,7 @@ fn silent_strangers_leave_the_places_of_an_admin_listener_alone() {
     let (mut settings, now) = (with_operators(), Instant::now());
     settings.limits.operator_places = 5;
     settings.limits.max_arriving = 20;
-    settings.listeners.push(Listener {
+    settings.listeners.push(ListenerSettings {
         address: Address::Tcp {
             host: "127.0.0.1".to_owned(),
             port: 7000,
@@ -112,10 +112,10 @@ fn a_full_group_of_the_nameless_keeps_out_nobody_who_has_a_name() {
 
 #[test]
 fn who_is_where_it_is_whatever_it_says_does_not_arrive() {
-    let address = Group {
-        matches: Match {
+    let address = ClientGroup {
+        matches: GroupMatch {
             address: vec!["127.0.0.2/32".parse().expect("a network")],
-            ..Match::default()
+            ..GroupMatch::default()
         },
         max_connections: Some(1),
         ..group("address")
@@ -137,8 +137,8 @@ fn who_is_where_it_is_whatever_it_says_does_not_arrive() {
 #[test]
 fn a_key_of_words_is_waited_for() {
     let mut settings = places();
-    settings.groups[0].matches = Match::default();
-    settings.groups[0].per = Per::User;
+    settings.groups[0].matches = GroupMatch::default();
+    settings.groups[0].per = CapScope::User;
     let admission = Admission::new(&settings);
     let arrived = admission.arrive(&tcp("127.0.0.1:1"), Instant::now());
     assert!(arrived.expect("room").is_arriving());

@@ -5,15 +5,15 @@ use std::time::Duration;
 
 use super::*;
 use crate::config::{
-    Address, Glob, Limits, Log, LogFormat, OnSubscriptionLoss, Queue, Reconnect, Reload, Role,
-    UpstreamSettings, Written,
+    Address, Glob, Limits, LogFormat, LogSettings, OnSubscriptionLoss, QueueBounds,
+    ReconnectDelays, ReloadSettings, ServerRole, UpstreamSettings, WrittenDefaults,
 };
 
-pub(super) fn group(name: &str) -> Group {
-    Group {
+pub(super) fn group(name: &str) -> ClientGroup {
+    ClientGroup {
         name: name.to_owned(),
-        matches: Match::default(),
-        per: Per::Group,
+        matches: GroupMatch::default(),
+        per: CapScope::Group,
         max_connections: None,
         warn_connections: None,
         max_connects_per_second: None,
@@ -22,7 +22,7 @@ pub(super) fn group(name: &str) -> Group {
         at_limit: AtLimit::Reject,
         evict_pause: Duration::ZERO,
         max_evictions_per_second: 1_000_000,
-        mode: Mode::Enforce,
+        mode: CapMode::Enforce,
         deny_commands: Vec::new(),
     }
 }
@@ -33,8 +33,8 @@ pub(super) fn glob(text: &str) -> Option<Glob> {
     ))
 }
 
-fn log() -> Log {
-    Log {
+fn log() -> LogSettings {
+    LogSettings {
         buffer: 0,
         level: "info".to_owned(),
         format: LogFormat::Text,
@@ -73,18 +73,18 @@ fn limits(max_clients: usize, max_rejected: usize) -> Limits {
 pub(super) fn settings(
     max_clients: usize,
     max_rejected: usize,
-    mut groups: Vec<Group>,
+    mut groups: Vec<ClientGroup>,
 ) -> Settings {
     let second = Duration::from_secs(1);
     groups.push(group("default"));
     Settings {
         workers: 1,
-        written: Written {
+        written: WrittenDefaults {
             workers: true,
             instance: true,
         },
         order: (0..groups.len()).collect(),
-        reload: Reload {
+        reload: ReloadSettings {
             watch: false,
             interval: second,
         },
@@ -101,7 +101,7 @@ pub(super) fn settings(
                 host: "127.0.0.1".to_owned(),
                 port: 6379,
             },
-            role: Role::Primary,
+            role: ServerRole::Primary,
             hosts_file: None,
             resolve_interval: second,
             move_timeout: second,
@@ -115,11 +115,11 @@ pub(super) fn settings(
             keepalive: second,
             ping_interval: Duration::ZERO,
             health_interval: Duration::ZERO,
-            reconnect: Reconnect {
+            reconnect: ReconnectDelays {
                 initial: second,
                 max: second,
             },
-            queue: Queue {
+            queue: QueueBounds {
                 timeout: second,
                 max_commands: 1,
             },
@@ -138,13 +138,13 @@ pub(super) fn settings(
     }
 }
 
-pub(super) fn admission(groups: Vec<Group>) -> Arc<Admission> {
+pub(super) fn admission(groups: Vec<ClientGroup>) -> Arc<Admission> {
     Admission::new(&settings(1000, 10, groups))
 }
 
 pub(super) fn tcp(address: &str) -> Identity {
     let address: SocketAddr = address.parse().expect("an address");
-    Identity::new(Peer::Tcp(address), Arc::from("127.0.0.1:6380"))
+    Identity::new(PeerAddress::Tcp(address), Arc::from("127.0.0.1:6380"))
 }
 
 pub(super) fn named(name: &str) -> Identity {

@@ -10,42 +10,42 @@ use super::*;
 const MAX_CLIENTS: usize = 7;
 
 fn model_settings() -> Settings {
-    let client_name = |text| Match {
+    let client_name = |text| GroupMatch {
         client_name: glob(text),
-        ..Match::default()
+        ..GroupMatch::default()
     };
     let address = vec!["10.0.0.0/8".parse().expect("a network")];
     settings(
         MAX_CLIENTS,
         2,
         vec![
-            Group {
+            ClientGroup {
                 matches: client_name("n*"),
-                per: Per::ClientName,
+                per: CapScope::ClientName,
                 max_connections: Some(2),
                 ..group("names")
             },
-            Group {
+            ClientGroup {
                 matches: client_name("e*"),
                 max_connections: Some(3),
                 at_limit: AtLimit::EvictIdle,
                 max_connects_per_second: Some(4),
                 ..group("evict")
             },
-            Group {
+            ClientGroup {
                 matches: client_name("o*"),
-                per: Per::User,
+                per: CapScope::User,
                 max_connections: Some(1),
                 max_connects_per_second: Some(2),
-                mode: Mode::Observe,
+                mode: CapMode::Observe,
                 ..group("observe")
             },
-            Group {
-                matches: Match {
+            ClientGroup {
+                matches: GroupMatch {
                     address,
-                    ..Match::default()
+                    ..GroupMatch::default()
                 },
-                per: Per::Address { ipv6_prefix: 64 },
+                per: CapScope::Address { ipv6_prefix: 64 },
                 max_connections: Some(3),
                 max_connects_per_second: Some(2),
                 ..group("address")
@@ -331,7 +331,7 @@ fn threads_never_exceed_a_cap_and_leave_nothing_behind() {
                     assert!(
                         !rows
                             .iter()
-                            .any(|row| row.mode == Mode::Enforce && full(row))
+                            .any(|row| row.mode == CapMode::Enforce && full(row))
                     );
                     if let Some(permit) = permits.first_mut() {
                         _ = permit.regroup(&model_identity(what.wrapping_mul(3)), now);

@@ -8,27 +8,28 @@ use super::*;
 
 /// Three configurations of the same two groups and `default`; in the last `b` is gone.
 fn plan(which: u8) -> Settings {
-    let name = |text| Match {
+    let name = |text| GroupMatch {
         client_name: glob(text),
-        ..Match::default()
+        ..GroupMatch::default()
     };
     let (first, second) = match which % 3 {
         0 => (
-            ("x*", Per::Group, Some(2)),
-            Some(("y*", Per::ClientName, Some(1))),
+            ("x*", CapScope::Group, Some(2)),
+            Some(("y*", CapScope::ClientName, Some(1))),
         ),
         1 => (
-            ("y*", Per::User, Some(1)),
-            Some(("x*", Per::Group, Some(3))),
+            ("y*", CapScope::User, Some(1)),
+            Some(("x*", CapScope::Group, Some(3))),
         ),
-        _ => (("*2", Per::ClientName, None), None),
+        _ => (("*2", CapScope::ClientName, None), None),
     };
-    let made = |called: &str, (text, per, cap): (&'static str, Per, Option<usize>)| Group {
-        matches: name(text),
-        per,
-        max_connections: cap,
-        ..group(called)
-    };
+    let made =
+        |called: &str, (text, per, cap): (&'static str, CapScope, Option<usize>)| ClientGroup {
+            matches: name(text),
+            per,
+            max_connections: cap,
+            ..group(called)
+        };
     let mut settings = settings(6, 2, vec![made("a", first), group("b")]);
     match second {
         Some(second) => settings.groups[1] = made("b", second),

@@ -161,7 +161,7 @@ impl Clients {
     /// A client at `peer` shows a user and a password; see [`LoginAttempts::begin`].
     pub(in crate::client) fn begin_attempt(
         self: &Rc<Self>,
-        peer: &crate::identity::Peer,
+        peer: &crate::identity::PeerAddress,
         shown: &Rc<Credentials>,
         has_failed: bool,
     ) -> Admitted {

@@ -3,9 +3,9 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use super::super::Address;
-use super::Conflicts;
+use super::SettingConflicts;
 
-impl Conflicts<'_> {
+impl SettingConflicts<'_> {
     pub(super) fn in_addresses(&mut self) {
         let settings = self.settings;
         let upstream = &settings.upstream.address;
@@ -83,7 +83,7 @@ impl Conflicts<'_> {
     }
 }
 
-impl Conflicts<'_> {
+impl SettingConflicts<'_> {
     /// Finds settings of a socket's file where there is none.
     fn in_access(&mut self, index: usize) {
         let is_tcp = matches!(self.settings.listeners[index].address, Address::Tcp { .. });

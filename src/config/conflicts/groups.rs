@@ -1,10 +1,10 @@
 //! Groups that can never match, or never come to their caps.
 
 use super::super::value::shown;
-use super::super::{Address, AtLimit, DEFAULT_GROUP, Group, Match, Mode, Per};
-use super::Conflicts;
+use super::super::{Address, AtLimit, CapMode, CapScope, ClientGroup, DEFAULT_GROUP, GroupMatch};
+use super::SettingConflicts;
 
-impl Conflicts<'_> {
+impl SettingConflicts<'_> {
     pub(super) fn in_group(&mut self, index: usize) {
         let group = &self.settings.groups[index];
         let key = |name: &str| format!("group[{index}].{name}");
@@ -47,7 +47,7 @@ impl Conflicts<'_> {
             );
         }
         let prefix = key("per_ipv6_prefix");
-        if self.is_written(&prefix) && !matches!(group.per, Per::Address { .. }) {
+        if self.is_written(&prefix) && !matches!(group.per, CapScope::Address { .. }) {
             self.add(
                 &[&prefix, &key("per")],
                 format!("{label} does not count by address"),
@@ -92,7 +92,7 @@ impl Conflicts<'_> {
                 "add max_connections, or remove at_limit".to_owned(),
             );
         }
-        if group.mode == Mode::Observe && group.max_connects_per_second.is_none() {
+        if group.mode == CapMode::Observe && group.max_connects_per_second.is_none() {
             self.add(
                 &[
                     &key("mode"),
@@ -149,7 +149,7 @@ impl Conflicts<'_> {
     }
 
     /// Finds a match that no listener can satisfy.
-    fn in_listener_match(&mut self, group: &Group, index: usize, label: &str) {
+    fn in_listener_match(&mut self, group: &ClientGroup, index: usize, label: &str) {
         let listeners = &self.settings.listeners;
         let unknown =
             (0..listeners.len()).any(|at| self.is_unknown(&format!("listener[{at}].address")));
@@ -186,7 +186,7 @@ impl Conflicts<'_> {
     }
 
     /// Finds a match by a certificate that no listener asks for.
-    fn in_certificate_match(&mut self, group: &Group, index: usize, label: &str) {
+    fn in_certificate_match(&mut self, group: &ClientGroup, index: usize, label: &str) {
         let listeners = &self.settings.listeners;
         let asks = listeners.iter().any(|listener| {
             let asks = listener
@@ -216,7 +216,7 @@ impl Conflicts<'_> {
 }
 
 /// Returns what a message calls a group, whose name may be what was refused.
-fn label_of(group: &Group) -> String {
+fn label_of(group: &ClientGroup) -> String {
     if group.name.is_empty() {
         "group".to_owned()
     } else {
@@ -240,7 +240,7 @@ fn match_keys(index: usize) -> Vec<String> {
 
 /// Tells whether everyone whom `narrow` takes is taken by `wide`. It errs on the side of no: of two globs it knows only that they are the
 /// same or that one is a plain name which the other matches.
-fn covers(wide: &Match, narrow: &Match) -> bool {
+fn covers(wide: &GroupMatch, narrow: &GroupMatch) -> bool {
     let addresses = wide.address.is_empty()
         || (!narrow.address.is_empty()
             && narrow
@@ -271,20 +271,20 @@ mod tests {
     use super::super::super::value;
     use super::*;
 
-    fn matching(address: &[&str], client_name: Option<&str>) -> Match {
-        Match {
+    fn matching(address: &[&str], client_name: Option<&str>) -> GroupMatch {
+        GroupMatch {
             address: address
                 .iter()
                 .map(|text| value::network(text).expect("a network"))
                 .collect(),
             client_name: client_name.map(|text| value::glob(text).expect("a glob")),
-            ..Match::default()
+            ..GroupMatch::default()
         }
     }
 
     #[test]
     fn a_match_covers_what_it_surely_takes() {
-        let everyone = Match::default();
+        let everyone = GroupMatch::default();
         let loopback = matching(&["127.0.0.0/8"], None);
         assert!(covers(&everyone, &loopback) && !covers(&loopback, &everyone));
         assert!(covers(

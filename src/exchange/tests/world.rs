@@ -10,7 +10,7 @@ use super::ledger::{Entry, Ledger, Number, Shown, Who};
 use super::server::{Asked, Manners, Server};
 use crate::command::Delays;
 use crate::exchange::{
-    Answer, Ending, Exchange, OwnCall, OwnReply, Pace, RequestKind, Show, Violation,
+    Answer, AnswerPace, Ending, Exchange, OwnCall, OwnReply, RequestKind, Show, Violation,
 };
 use crate::resp::speak::encode_request;
 use crate::session::{Effect, PinnedCommand};
@@ -315,18 +315,18 @@ impl World {
         let limit_bytes = [1 << 20, 30][self.dice.roll(2) as usize];
         let mut is_call = true;
         let (entries, pace) = match self.dice.roll(6) {
-            0 if !self.is_lent => (self.block(who), Pace::Transaction { writes: true }),
-            1 => (vec![self.numbered("GET", who)], Pace::Blocking),
+            0 if !self.is_lent => (self.block(who), AnswerPace::Transaction { writes: true }),
+            1 => (vec![self.numbered("GET", who)], AnswerPace::Blocking),
             2 | 3 => {
                 let entries = (0..=self.dice.roll(3)).map(|_| self.numbered("GET", who));
-                (entries.collect(), Pace::Writing)
+                (entries.collect(), AnswerPace::Writing)
             }
             _ => {
                 is_call = false;
-                (vec![self.numbered("GET", who)], Pace::Prompt)
+                (vec![self.numbered("GET", who)], AnswerPace::Prompt)
             }
         };
-        let is_writing = matches!(pace, Pace::Writing | Pace::Transaction { .. });
+        let is_writing = matches!(pace, AnswerPace::Writing | AnswerPace::Transaction { .. });
         let bytes = entries.iter().map(|entry| &entry.bytes[..]);
         let bytes = bytes.collect::<Vec<_>>().concat();
         let frames_left = entries.len();
@@ -347,7 +347,7 @@ impl World {
         let group = self.ledger.0.len();
         for entry in entries {
             self.enter(Entry {
-                blocks: pace == Pace::Blocking,
+                blocks: pace == AnswerPace::Blocking,
                 delays: [Delays::NONE, Delays::PAUSE][usize::from(is_writing)],
                 group,
                 ..entry

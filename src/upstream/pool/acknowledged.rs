@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use super::Upstream;
-use crate::exchange::{Answer, OwnCall, OwnReply, Pace};
+use crate::exchange::{Answer, AnswerPace, OwnCall, OwnReply};
 use crate::resp::parse_integer;
 use crate::resp::speak::encode_request;
 use crate::texts::{is_busy, is_loading};
@@ -23,7 +23,7 @@ const PAUSE: Duration = Duration::from_millis(50);
 
 /// Holds what INFO says of replication and of the file of what was written.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Acknowledged {
+struct ReplicaProgress {
     /// The server has written so far; `None`: it does not say.
     written: Option<i64>,
     /// Each replica that is online has acknowledged it so far.
@@ -33,7 +33,7 @@ struct Acknowledged {
     refused: Option<Box<[u8]>>,
 }
 
-impl Acknowledged {
+impl ReplicaProgress {
     /// Reads replies to `INFO replication` and `INFO persistence`.
     fn read(replies: &[u8]) -> Self {
         let mut read = Self::default();
@@ -101,7 +101,7 @@ impl Upstream {
         Ok(self.thread.within(LIMIT, all).await == Some(true))
     }
 
-    async fn acknowledged(self: &Rc<Self>) -> Option<Acknowledged> {
+    async fn acknowledged(self: &Rc<Self>) -> Option<ReplicaProgress> {
         // Clients' users may not have the permission that respool's own has.
         let link = self.own_link().await?;
         let requests =
@@ -109,10 +109,10 @@ impl Upstream {
         let (tell, told) = oneshot::channel();
         // Whoever asked may have gone.
         let call = move |answer| drop(tell.send(answer));
-        let call = OwnCall::new(requests.len(), LONGEST_ANSWER, Pace::Prompt, call);
+        let call = OwnCall::new(requests.len(), LONGEST_ANSWER, AnswerPace::Prompt, call);
         link.send_own(&requests.concat(), OwnReply::Call(call));
         match told.await {
-            Ok(Answer::Replies(replies)) => Some(Acknowledged::read(&replies)),
+            Ok(Answer::Replies(replies)) => Some(ReplicaProgress::read(&replies)),
             _ => None,
         }
     }
@@ -129,16 +129,16 @@ mod tests {
             slave1:ip=127.0.0.1,port=2,state=wait_bgsave,offset=0,lag=0\r\n\
             slave2:ip=127.0.0.1,port=3,state=online,offset=119,lag=1\r\n\
             master_repl_offset:120\r\n\r\n$1\r\n# Persistence\r\naof_enabled:0\r\n";
-        let read = Acknowledged::read(info);
+        let read = ReplicaProgress::read(info);
         assert_eq!((read.written, read.keeps_file), (Some(120), false));
         assert_eq!(read.replicas, [120, 119], "who is online");
         assert!(read.have_all(119) && !read.have_all(120));
-        assert!(Acknowledged::read(b"aof_enabled:1\r\n").keeps_file);
-        let busy = Acknowledged::read(b"-BUSY x\r\n-BUSY x\r\n");
+        assert!(ReplicaProgress::read(b"aof_enabled:1\r\n").keeps_file);
+        let busy = ReplicaProgress::read(b"-BUSY x\r\n-BUSY x\r\n");
         assert_eq!(busy.refused.as_deref(), Some(&b"-BUSY x\r\n"[..]));
         assert_eq!(
-            Acknowledged::read(b"-NOPERM x\r\n"),
-            Acknowledged::default()
+            ReplicaProgress::read(b"-NOPERM x\r\n"),
+            ReplicaProgress::default()
         );
     }
 }

@@ -18,21 +18,21 @@ use std::time::Duration;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
-use unread::Unread;
+use unread::UnreadCall;
 
 use super::Upstream;
 use super::lent::{Pin, PinError};
 use crate::budget::PinLease;
 use crate::command::{Delays, PinReason};
-use crate::exchange::{Answer, OwnCall, OwnReply, Pace};
+use crate::exchange::{Answer, AnswerPace, OwnCall, OwnReply};
 use crate::link::Link;
 use crate::session::State;
 use crate::waits::{
     BlockingCall, BlockingCalls, CallConnectionId, NotLent, PoppedElements, PoppedFate,
     RequestBatch, TryFailure, TryId, UnblockMode, WaitAction, WaitOrigin, WaitOutcome, WaiterId,
 };
-use bare::{Apart, Asking, WantedTry};
-use returning::{Returning, UnderWay};
+use bare::{BareTries, MultiQuestion, WantedTry};
+use returning::{ReturningElements, UnderWay};
 
 /// The replies to a try may have so many bytes that are not elements.
 pub(super) const AROUND_ELEMENTS: usize = 64 * 1024;
@@ -173,9 +173,9 @@ enum NextCall {
 /// Is done on a shared connection for blocked clients.
 enum SharedWork {
     /// Sends a try, which may be the first of its user.
-    Try(WantedTry, Option<Asking>),
+    Try(WantedTry, Option<MultiQuestion>),
     /// Puts popped elements back where they were.
-    PutBack(Returning),
+    PutBack(ReturningElements),
 }
 
 impl SharedWork {
@@ -196,7 +196,7 @@ pub(super) struct CallLink {
     /// Its latest call was sent then.
     called_micros: Cell<u64>,
     /// It says what is known of the server's reading it.
-    unread: Cell<Unread>,
+    unread: Cell<UnreadCall>,
     /// Is true where what it is called for takes elements away.
     takes: Cell<bool>,
     /// Is true while CLIENT UNBLOCK is under way, or about to be repeated.
@@ -218,10 +218,10 @@ pub(super) struct BlockedClients {
     lease_waits: Cell<usize>,
     /// Connections were last given back for those of other workers then.
     yielded_micros: Cell<u64>,
-    pub(super) apart: Apart,
+    pub(super) apart: BareTries,
     /// This number of calls, tries and elements on their way back are under way.
     pub(super) under_way: Rc<Cell<usize>>,
-    probe: ending::Probe,
+    probe: ending::PauseProbe,
     /// Is true once it was logged that the server lets respool end no call.
     has_told_of_ends: Cell<bool>,
     /// The keeper of time wakes then, and is told of something earlier.
@@ -466,7 +466,7 @@ impl Upstream {
         let lease = match budget.try_lease(group, self.thread.index) {
             Some(lease) => lease,
             None => {
-                let _counted = Counted::new(self);
+                let _counted = CountedLeaseWait::new(self);
                 let mut turn = std::pin::pin!(budget.wait_lease(group, self.thread.index));
                 loop {
                     let limit = self.thread.settings().upstream.borrow_timeout;
@@ -526,7 +526,7 @@ impl Upstream {
             self.renew(&connection.link);
         }
         let ahead_bytes = ahead.as_ref().map_or(0, |(_, sending)| sending.bytes.len());
-        let unread = Unread::of(ahead_bytes + issued.bytes.len(), now);
+        let unread = UnreadCall::of(ahead_bytes + issued.bytes.len(), now);
         if let Some((attempt, sending)) = ahead {
             self.send_try(&connection.link, attempt, sending, || {});
         }
@@ -549,7 +549,7 @@ impl Upstream {
         connection.unread.set(unread);
         connection.takes.set(writes);
         let limit_bytes = self.limit_bytes(issued.takes);
-        let call = OwnCall::new(issued.replies, limit_bytes, Pace::Blocking, call);
+        let call = OwnCall::new(issued.replies, limit_bytes, AnswerPace::Blocking, call);
         connection
             .link
             .send_own(&issued.bytes, OwnReply::Call(call));
@@ -636,9 +636,9 @@ impl Upstream {
 }
 
 /// Counts who waits for a lease for a call, while it does.
-struct Counted<'a>(&'a Upstream);
+struct CountedLeaseWait<'a>(&'a Upstream);
 
-impl<'a> Counted<'a> {
+impl<'a> CountedLeaseWait<'a> {
     fn new(upstream: &'a Upstream) -> Self {
         let count = &upstream.blocked.lease_waits;
         count.set(count.get() + 1);
@@ -651,7 +651,7 @@ impl<'a> Counted<'a> {
     }
 }
 
-impl Drop for Counted<'_> {
+impl Drop for CountedLeaseWait<'_> {
     fn drop(&mut self) {
         let count = &self.0.blocked.lease_waits;
         count.set(count.get() - 1);

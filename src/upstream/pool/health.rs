@@ -9,10 +9,10 @@ use std::time::Instant;
 use tokio::sync::oneshot;
 
 use super::Upstream;
-use crate::exchange::{Answer, OwnCall, OwnReply, Pace};
+use crate::exchange::{Answer, AnswerPace, OwnCall, OwnReply};
 use crate::resp::speak::encode_request;
 use crate::server::ServerInfo;
-use crate::telemetry::Concern;
+use crate::telemetry::OperatorConcern;
 use crate::texts::is_busy;
 
 /// These sections are asked for, each by itself: servers before Redis 7.0 take one at a time.
@@ -28,7 +28,7 @@ pub(super) struct HealthWatch {
     asked_micros: Cell<Option<u64>>,
     is_asking: Cell<bool>,
     /// The operator has been told of these.
-    told: RefCell<Vec<Concern>>,
+    told: RefCell<Vec<OperatorConcern>>,
 }
 
 impl Upstream {
@@ -97,7 +97,7 @@ impl Upstream {
         let asked = Instant::now();
         // Whoever asked may have ended with the process.
         let call = move |answer| drop(tell.send(answer));
-        let call = OwnCall::new(SECTIONS.len(), LONGEST_ANSWER, Pace::Prompt, call);
+        let call = OwnCall::new(SECTIONS.len(), LONGEST_ANSWER, AnswerPace::Prompt, call);
         link.send_own(&requests, OwnReply::Call(call));
         let info = match told.await {
             Ok(Answer::Replies(replies)) if is_busy(&replies) => {

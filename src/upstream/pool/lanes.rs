@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use super::{SharedWaitOutcome, SharedWaiter, Upstream};
 use crate::command::Delays;
-use crate::failover::Node;
+use crate::failover::ServerNode;
 use crate::link::Link;
 use crate::schedule::ScheduleAction;
 use crate::session::State;
@@ -21,7 +21,7 @@ use crate::session::State;
 const ASKED_EVERY: Duration = Duration::from_millis(100);
 
 /// Says where a request is to go that need not stay where its client is.
-enum Lane {
+enum RequestLane {
     /// It goes where it would at any time.
     Any,
     /// It goes to this connection.
@@ -37,7 +37,7 @@ const LOOKED_EVERY: Duration = Duration::from_millis(10);
 
 /// Says what a command ends that keeps the server from answering others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ends {
+pub enum EndsDelay {
     /// It ends a script without end.
     Script,
     /// It ends a pause.
@@ -58,7 +58,7 @@ impl Upstream {
 
     /// Tells whether a pause keeps the server at `node` from answering anything of respool's own, on every shared connection to it, and on one lent
     /// for it.
-    pub(super) fn holds_up_questions(&self, node: &Node) -> bool {
+    pub(super) fn holds_up_questions(&self, node: &ServerNode) -> bool {
         let is_free = |link: &Link| !self.is_held_up(link);
         let may_answer = || {
             self.shared_at(node, is_free).is_some() || !self.thread.is_nobody() && self.may_lend(0)
@@ -75,7 +75,7 @@ impl Upstream {
     /// Returns, where none can be lent to a group, a shared connection for what ends a script or a pause, which does not wait for those who wait for
     /// its end: for the user of `state`, in any database, for it needs none, and a server that runs a script changes to none. It must
     /// not stand behind what it is to end.
-    pub fn bypass(&self, group: usize, state: &State, ends: Ends) -> Option<Rc<Link>> {
+    pub fn bypass(&self, group: usize, state: &State, ends: EndsDelay) -> Option<Rc<Link>> {
         if self.may_lend(group) {
             return None;
         }
@@ -85,8 +85,8 @@ impl Upstream {
             let stays = || schedule.target(link.slot.get()).is_none_or(is_alike);
             let is_free = link.is_alive() && link.leaving().is_none();
             let is_behind = match ends {
-                Ends::Script => link.may_owe_script(self.thread.busy_since()),
-                Ends::Pause => self.is_held_up(link),
+                EndsDelay::Script => link.may_owe_script(self.thread.busy_since()),
+                EndsDelay::Pause => self.is_held_up(link),
             };
             is_free && is_alike(&link.state()) && stays() && !is_behind
         };
@@ -98,7 +98,7 @@ impl Upstream {
     pub async fn until_bypass(
         &self,
         (group, state): (usize, &State),
-        ends: Ends,
+        ends: EndsDelay,
         has_turn: &Cell<bool>,
     ) {
         while has_turn.get() || self.bypass(group, state, ends).is_none() {
@@ -264,7 +264,7 @@ impl Upstream {
 
     /// Tells whether a request of `state` that `delays` may delay is better sent on a connection lent for it than waits for a shared one.
     pub fn lends_instead(&self, state: &State, delays: Delays) -> bool {
-        matches!(self.lane(state, delays), Lane::Lent)
+        matches!(self.lane(state, delays), RequestLane::Lent)
     }
 
     /// Opens another shared connection for `state`, if there may be one.
@@ -297,9 +297,9 @@ impl Upstream {
     }
 
     /// Decides where a request goes that may be delayed by `delays`.
-    fn lane(&self, state: &State, delays: Delays) -> Lane {
+    fn lane(&self, state: &State, delays: Delays) -> RequestLane {
         if !self.has_lanes() {
-            return Lane::Any;
+            return RequestLane::Any;
         }
         let serving = self.serving(state);
         let least = |fits: &dyn Fn(&Link) -> bool| {
@@ -318,10 +318,10 @@ impl Upstream {
             false => least(&|link| !(link.is_stalled() || is_held && link.owes_write())),
         };
         match found {
-            Some(link) => Lane::Link(link),
-            None if self.is_shut(delays) => Lane::Lent,
-            None if serving.is_empty() => Lane::Any,
-            None => Lane::Another,
+            Some(link) => RequestLane::Link(link),
+            None if self.is_shut(delays) => RequestLane::Lent,
+            None if serving.is_empty() => RequestLane::Any,
+            None => RequestLane::Another,
         }
     }
 
@@ -329,10 +329,10 @@ impl Upstream {
     #[inline]
     pub fn shared_for(self: &Rc<Self>, state: &State, delays: Delays) -> Option<Rc<Link>> {
         match self.lane(state, delays) {
-            Lane::Any => self.shared(state),
-            Lane::Link(link) => Some(link),
+            RequestLane::Any => self.shared(state),
+            RequestLane::Link(link) => Some(link),
             // Whoever waits for it has it opened, or another changed.
-            Lane::Another | Lane::Lent => None,
+            RequestLane::Another | RequestLane::Lent => None,
         }
     }
 }

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 use super::{NO_SECRET, Upstream};
 use crate::budget::{IdleDemand, PinLease, SocketKind, SocketPermit};
-use crate::failover::Node;
+use crate::failover::ServerNode;
 use crate::link::Link;
 use crate::outlet::Outlet;
 use crate::resp::speak::encode_request;
@@ -365,7 +365,7 @@ impl Upstream {
 
     /// Returns the server to which the shared connections of this worker go: what is lent is best there too, where a blocked call
     /// on it can be ended.
-    pub(super) fn node_of_shared(&self) -> Option<Node> {
+    pub(super) fn node_of_shared(&self) -> Option<ServerNode> {
         let links = self.links.borrow();
         let mut serving = links
             .iter()

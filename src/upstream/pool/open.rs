@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::reconnect::{FailedAttempt, ReconnectPause};
 use super::{SharedWaitOutcome, SharedWaiter, Upstream, WaitError};
 use crate::budget::{SocketKind, SocketPermit};
-use crate::config::Reconnect;
+use crate::config::ReconnectDelays;
 use crate::failover::ConnectTurn;
 use crate::link::{Link, LinkEnd};
 use crate::server::{ConnectNews, ConnectProbe};
@@ -402,7 +402,7 @@ impl Upstream {
     }
 
     /// Returns how the pauses grow, and a chance for the next one.
-    fn backoff(&self) -> (Reconnect, f64) {
+    fn backoff(&self) -> (ReconnectDelays, f64) {
         (self.thread.settings().upstream.reconnect, rand::random())
     }
 

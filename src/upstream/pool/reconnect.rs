@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::config::Reconnect;
+use crate::config::ReconnectDelays;
 use crate::failover::backoff;
 
 /// At least so long lies between two log lines about a server that stays away.
@@ -61,7 +61,7 @@ impl ReconnectPause {
     pub(super) fn failed(
         &mut self,
         failed: FailedAttempt,
-        (reconnect, chance): (Reconnect, f64),
+        (reconnect, chance): (ReconnectDelays, f64),
         serves_others: bool,
         now: Instant,
     ) -> (Duration, Option<u32>) {
@@ -101,7 +101,7 @@ impl ReconnectPause {
     pub(super) fn lived(
         &mut self,
         life: Duration,
-        (reconnect, chance): (Reconnect, f64),
+        (reconnect, chance): (ReconnectDelays, f64),
         now: Instant,
     ) {
         if life >= SHORT_LIFE {
@@ -157,8 +157,8 @@ impl ReconnectPause {
 mod tests {
     use super::*;
 
-    const BACKOFF: (Reconnect, f64) = (
-        Reconnect {
+    const BACKOFF: (ReconnectDelays, f64) = (
+        ReconnectDelays {
             initial: Duration::from_millis(50),
             max: Duration::from_secs(1),
         },

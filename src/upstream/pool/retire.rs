@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use super::Upstream;
 use super::lent::Pin;
-use crate::config::Role;
-use crate::failover::Node;
+use crate::config::ServerRole;
+use crate::failover::ServerNode;
 use crate::link::{Leaving, Link};
 use crate::resp::speak::encode_request;
 use crate::session::{Protocol, State};
@@ -264,7 +264,7 @@ impl Upstream {
     /// Takes in that the server has answered as a replica does. A script can say so too: the server itself is asked, once at a time.
     fn suspect(self: &Rc<Self>, link: &Rc<Link>, cause: LossCause) {
         let process = &self.thread.process;
-        let is_expected = self.thread.role() == Role::Replica;
+        let is_expected = self.thread.role() == ServerRole::Replica;
         if is_expected
             || !process.address.is_demotion_due(process.now_micros())
             || self.is_asking_role.replace(true)
@@ -285,7 +285,7 @@ impl Upstream {
 
     /// Tells whether the server at `node` calls itself a replica. HELLO is permitted to every user, and changes nothing when it
     /// names the protocol that is spoken.
-    async fn is_replica(&self, node: &Node) -> Option<bool> {
+    async fn is_replica(&self, node: &ServerNode) -> Option<bool> {
         let link = self.shared_at(node, |_| true)?;
         let version = match link.state().protocol {
             Protocol::Resp2 => "2",
@@ -300,7 +300,11 @@ impl Upstream {
     }
 
     /// Returns a shared connection to `node` for a request of respool's own.
-    pub(super) fn shared_at(&self, node: &Node, fits: impl Fn(&Link) -> bool) -> Option<Rc<Link>> {
+    pub(super) fn shared_at(
+        &self,
+        node: &ServerNode,
+        fits: impl Fn(&Link) -> bool,
+    ) -> Option<Rc<Link>> {
         let links = self.links.borrow();
         let usable = links.iter().flatten().filter(|link| {
             link.is_alive() && !link.is_changing_state() && link.origin().node == *node
@@ -310,7 +314,7 @@ impl Upstream {
 
     /// Asks the server at `node` something, as respool's own user where that can be had: a client's may not have the
     /// permissions. `None`: there is no connection to it, or it was lost.
-    pub async fn ask_at(self: &Rc<Self>, node: &Node, request: &[u8]) -> Option<Vec<u8>> {
+    pub async fn ask_at(self: &Rc<Self>, node: &ServerNode, request: &[u8]) -> Option<Vec<u8>> {
         let is_own = |link: &Link| link.state().user.is_none();
         if self.has_lanes()
             && !self.thread.is_nobody()
@@ -365,7 +369,7 @@ impl Upstream {
     }
 
     /// Tells whether a call for blocked clients is issued at `node` on a connection that is being left.
-    pub(super) fn has_call_at(&self, node: &Node) -> bool {
+    pub(super) fn has_call_at(&self, node: &ServerNode) -> bool {
         let connections = self.blocked.connections.borrow();
         connections.values().any(|connection| {
             let link = &connection.link;

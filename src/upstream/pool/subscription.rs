@@ -7,7 +7,7 @@ mod apart;
 mod turns;
 
 pub use announced::Announcement;
-use announced::Marked;
+use announced::MarkedWait;
 pub use turns::TOPICS_A_TURN;
 
 use std::cell::{Cell, RefCell};
@@ -75,7 +75,7 @@ pub struct Subscriptions {
     has_work: Notify,
     /// These are large messages that wait until the server has let go of those for whom they are too much, and clients that wait for what has
     /// come before, in the order of its marks.
-    marked: RefCell<VecDeque<Marked>>,
+    marked: RefCell<VecDeque<MarkedWait>>,
     /// The other workers know of so many patterns.
     patterns: Cell<usize>,
     /// This number of its topics is counted among those of the worker.

@@ -15,7 +15,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use super::Upstream;
-use crate::exchange::{Answer, OwnCall, OwnReply, Pace};
+use crate::exchange::{Answer, AnswerPace, OwnCall, OwnReply};
 use crate::link::Link;
 use crate::resp::speak::encode_request;
 use crate::resp::{ReplyScanner, parse_integer};
@@ -37,9 +37,9 @@ const ASK_IN_VAIN_EVERY: Duration = Duration::from_secs(60);
 
 /// Tells which of its clients the server has named.
 #[derive(Debug, PartialEq, Eq)]
-struct Listed(HashSet<i64>);
+struct ListedClients(HashSet<i64>);
 
-impl Listed {
+impl ListedClients {
     /// Reads the answers to `INFO server` and `CLIENT LIST ID`. `None`: they are not of the `run` that is asked, or do not name
     /// `asker`, the connection on which it was asked about too, so that they tell nothing of the others either.
     fn read(answers: &[u8], (run, asker): (Option<u64>, i64)) -> Option<Self> {
@@ -139,14 +139,14 @@ impl Upstream {
         let (tell, told) = oneshot::channel();
         // Whoever asked may have ended with the process.
         let call = move |answer| drop(tell.send(answer));
-        let call = OwnCall::new(2, LONGEST_ANSWER, Pace::Prompt, call);
+        let call = OwnCall::new(2, LONGEST_ANSWER, AnswerPace::Prompt, call);
         link.send_own(&request, OwnReply::Call(call));
         let answer = match told.await {
             Ok(Answer::Replies(answer)) => answer,
             Ok(Answer::TooLarge) => return Some(false),
             Ok(Answer::Lost { .. }) | Err(_) => return None,
         };
-        let Some(listed) = Listed::read(&answer, (link.origin().run, link.server_id)) else {
+        let Some(listed) = ListedClients::read(&answer, (link.origin().run, link.server_id)) else {
             let passes = is_busy(&answer) || is_loading(&answer);
             return Some(passes);
         };
@@ -205,15 +205,15 @@ mod tests {
         let verbatim = format!("={}\r\ntxt:{text}\r\n", text.len() + 4);
         for answer in [plain, verbatim] {
             let answer = [info("a"), answer.into_bytes()].concat();
-            let listed = Listed::read(&answer, (run("a"), 5)).expect("it names the asker");
+            let listed = ListedClients::read(&answer, (run("a"), 5)).expect("it names the asker");
             for id in [7, 12, 5] {
                 assert!(listed.names(id));
             }
             assert!(!listed.names(1) && !listed.names(127));
-            assert_eq!(Listed::read(&answer, (run("a"), 6)), None);
+            assert_eq!(ListedClients::read(&answer, (run("a"), 6)), None);
             // Another server, and one that is not known.
-            assert_eq!(Listed::read(&answer, (run("b"), 5)), None);
-            assert_eq!(Listed::read(&answer, (None, 5)), None);
+            assert_eq!(ListedClients::read(&answer, (run("b"), 5)), None);
+            assert_eq!(ListedClients::read(&answer, (None, 5)), None);
         }
         for answer in [
             "$0\r\n\r\n",
@@ -222,10 +222,14 @@ mod tests {
             "",
         ] {
             let behind = [info("a"), answer.as_bytes().to_vec()].concat();
-            assert_eq!(Listed::read(&behind, (run("a"), 5)), None, "{answer}");
+            assert_eq!(
+                ListedClients::read(&behind, (run("a"), 5)),
+                None,
+                "{answer}"
+            );
             let alone = [answer.as_bytes(), line(5).as_bytes()].concat();
-            assert_eq!(Listed::read(&alone, (run("a"), 5)), None, "{answer}");
-            assert_eq!(Listed::read(&alone, (None, 5)), None, "{answer}");
+            assert_eq!(ListedClients::read(&alone, (run("a"), 5)), None, "{answer}");
+            assert_eq!(ListedClients::read(&alone, (None, 5)), None, "{answer}");
         }
     }
 }

@@ -70,7 +70,7 @@ pub(super) struct Balance {
     pub(super) received: usize,
     pub(super) left: usize,
     pub(super) lost: usize,
-    /// So many may be lost here.
+    /// Bounds how many may be lost here.
     pub(super) allowed: usize,
 }
 

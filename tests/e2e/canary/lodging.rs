@@ -12,10 +12,10 @@ use super::species::Operation;
 use super::wire::Gone;
 use crate::harness::{PATIENCE, Value, encode};
 
-/// So many of them track keys.
+/// This number of them track keys.
 pub(super) const TRACKERS: usize = 4;
 
-/// So many of them send MONITOR.
+/// This number of them send MONITOR.
 pub(super) const MONITORS: usize = 2;
 
 pub(super) const TRACKING: [(&str, u32, Operation); 2] = [

@@ -36,7 +36,7 @@ const SECONDS: u64 = 8;
 /// The run takes so many times as long at most, until everything has happened once: a busy machine has less time for it.
 const MOST_ROUNDS: usize = 6;
 
-/// So many elements are handed out at least since the last restart.
+/// At least this number of elements are handed out since the last restart.
 const RECEIVED: usize = 50;
 
 /// Respool's own user, where there are users.

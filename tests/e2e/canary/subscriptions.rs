@@ -9,10 +9,10 @@ use super::ears::Sound;
 use super::expect::{Mismatch, is_bulk};
 use crate::harness::{TESTED_SERVER, Value, words};
 
-/// So many channels several canaries publish on and subscribe to.
+/// Several canaries publish on and subscribe to this number of channels.
 pub(super) const COMMON_CHANNELS: usize = 6;
 
-/// So many channels are one canary's own.
+/// Each canary has this number of channels of its own.
 pub(super) const OWN_CHANNELS: usize = 4;
 
 /// Lists patterns on the common channels.

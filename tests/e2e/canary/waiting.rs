@@ -17,7 +17,7 @@ use crate::harness::{TESTED_SERVER, Value, encode};
 /// The longest a canary waits: long enough for many to wait at once, on few connections to the server.
 const LONGEST_WAIT_MS: u64 = 1500;
 
-/// Who is to be unblocked waits so long.
+/// A client that is to be unblocked waits this long.
 const UNBLOCKED_WITHIN: Duration = Duration::from_secs(2);
 
 /// A server's clock may tell the end of a wait too early: it counts in whole milliseconds.
@@ -26,7 +26,7 @@ const CLOCK: Duration = Duration::from_millis(5);
 /// Counts waits that ended with nothing, in the notes of the flock.
 pub(super) const NOTHING: &str = "waits that ended with nothing";
 
-/// So many databases have elements.
+/// This number of databases have elements.
 pub(super) const DATABASES: u32 = 2;
 
 /// Is where moved elements go, in each of them.

@@ -20,13 +20,13 @@ pub(super) enum Leave {
     Abrupt,
 }
 
-/// So many bytes that were handed out may stand before others that are not.
+/// Bounds the bytes that were handed out and stand before others that are not.
 const USED_AT_MOST: usize = 256 * 1024;
 
 pub(super) struct Wire {
     stream: TcpStream,
     buffer: Vec<u8>,
-    /// So much of `buffer` has been handed out.
+    /// The bytes of `buffer` up to here have been handed out.
     used: usize,
     /// Says who it is at the server, once it has authenticated.
     pub(super) user: Option<String>,

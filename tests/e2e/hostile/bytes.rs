@@ -8,7 +8,7 @@ mod surplus;
 
 use crate::harness::{Client, Redis, Respool, Value, encode, eventually};
 
-/// So many other clients look on.
+/// This number of other clients look on.
 const OTHERS: usize = 30;
 
 /// Starts a respool whose plain traffic shares one connection, so that whatever one client does to it is met by the others.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::harness::{Client, Redis, Respool, Value, encode, eventually};
 
-/// What is waited for takes longer than any test: places that are given back are given back for the clients' leaving.
+/// The wait takes longer than any test: places that are given back are given back for the clients' leaving.
 const LONG: &str = "10m";
 
 #[track_caller]

@@ -8,7 +8,7 @@ use crate::harness::{
     watch_sockets_beyond,
 };
 
-/// The default `upstream.max_connections`.
+/// Is the default of `upstream.max_connections`.
 const TOTAL: usize = 10;
 
 /// Lists whatever a client may be in the middle of when it resets.

@@ -7,7 +7,7 @@ use crate::harness::{
     CertificatePair, Client, Pki, RaiseOnDrop, Redis, Respool, Value, encode, eventually,
 };
 
-/// So many clients work while something is reloaded.
+/// This number of clients work while something is reloaded.
 const BUSY: usize = 12;
 
 /// Runs `work` in `BUSY` threads, again and again, while `meanwhile` runs; each is called at least once after it too.

@@ -1,7 +1,7 @@
 //! What must hold of the world, at every step, when all has been answered, and at the end.
 
 use super::{Asked, Ending, Exchange, OwnReply, Shown, Told, Who, World, is_login};
-use crate::exchange::request::Due;
+use crate::exchange::request::DueEntry;
 use crate::exchange::{Offence, Violation};
 
 impl World {
@@ -100,10 +100,10 @@ impl World {
 
     /// How long the server has been silent, and whether anything is due at all.
     fn check_age(&self) {
-        let is_last = |due: &Due<_>| {
+        let is_last = |due: &DueEntry<_>| {
             matches!(
                 due,
-                Due::Own {
+                DueEntry::Own {
                     reply: OwnReply::Last(_),
                     ..
                 }
@@ -352,10 +352,10 @@ fn strip_fences(bytes: &[u8]) -> Vec<u8> {
     kept
 }
 
-fn is_asked_last(due: &Due<super::ModelClient>) -> bool {
+fn is_asked_last(due: &DueEntry<super::ModelClient>) -> bool {
     matches!(
         due,
-        Due::Own {
+        DueEntry::Own {
             reply: OwnReply::Last(_),
             ..
         }

@@ -10,18 +10,18 @@ use rustls::server::{NoServerSessionStorage, UnbufferedServerConnection, WebPkiC
 use rustls::sign::SingleCertAndKey;
 use rustls::{Error, RootCertStore, ServerConfig};
 
-use super::{BrokenHandshake, SessionSide, Stream, Tls, TlsRole, explain};
+use super::{BrokenHandshake, SessionSide, Stream, TlsRole, TlsStream, explain};
 use crate::config::{ListenerTls, UnixSeconds, provider};
 use crate::memory::Stranger;
 
 /// Holds what one listener shows its clients. It can be replaced while clients come; those that are there keep what
 /// they have.
 #[derive(Debug, Default)]
-pub(crate) struct TlsAcceptor(ArcSwapOption<Acceptance>);
+pub(crate) struct TlsAcceptor(ArcSwapOption<ClientTls>);
 
 /// Holds what is shown to one client.
 #[derive(Debug)]
-pub struct Acceptance {
+pub struct ClientTls {
     config: Arc<ServerConfig>,
     not_after: UnixSeconds,
     asks_for_certificate: bool,
@@ -30,7 +30,7 @@ pub struct Acceptance {
 /// Tells why a client's handshake came to nothing.
 #[derive(Debug)]
 pub enum AcceptError {
-    /// The client took too long.
+    /// The client sent what is no TLS.
     Plain,
     Closed,
     /// It took too long.
@@ -65,22 +65,22 @@ impl TlsAcceptor {
     /// # Errors
     /// What rustls does not take of them, in words.
     pub(crate) fn new(tls: Option<&ListenerTls>) -> Result<Self, String> {
-        let acceptance = tls.map(Acceptance::new).transpose()?;
+        let acceptance = tls.map(ClientTls::new).transpose()?;
         Ok(Self(ArcSwapOption::new(acceptance.map(Arc::new))))
     }
 
     /// Shows something else to all clients that come from now on.
-    pub(crate) fn replace(&self, acceptance: Option<Acceptance>) {
+    pub(crate) fn replace(&self, acceptance: Option<ClientTls>) {
         self.0.store(acceptance.map(Arc::new));
     }
 
     /// Returns what the next client is shown; `None` where it speaks no TLS.
-    pub(crate) fn current(&self) -> Option<Arc<Acceptance>> {
+    pub(crate) fn current(&self) -> Option<Arc<ClientTls>> {
         self.0.load_full()
     }
 }
 
-impl Acceptance {
+impl ClientTls {
     /// Makes what these settings say.
     ///
     /// # Errors
@@ -141,7 +141,7 @@ impl Acceptance {
     ) -> Result<Stream, AcceptError> {
         let connection = UnbufferedServerConnection::new(Arc::clone(&self.config))
             .map_err(|error| AcceptError::Failed(format!("no TLS: {error}")))?;
-        let tls = Tls::new(
+        let tls = TlsStream::new(
             socket,
             SessionSide::Server(connection),
             TlsRole::TowardsClient,

@@ -12,41 +12,43 @@ use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 
-use crate::config::{Authorities, read_authorities};
+use crate::config::{TrustedAuthorities, read_authorities};
 
 const NAMED_REMEDY: &str = "correct it, or set upstream.tls.ca_file";
 
 /// Says why there is nobody who could vouch for the server, and what to do.
 #[derive(Debug)]
-pub struct Untrusting {
+pub struct NoAuthorities {
     /// Says what is wrong.
     pub what: String,
     /// Says what to do about it.
     pub remedy: &'static str,
 }
 
-impl fmt::Display for Untrusting {
+impl fmt::Display for NoAuthorities {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}; {}", self.what, self.remedy)
     }
 }
 
-impl From<Untrusting> for String {
-    fn from(untrusting: Untrusting) -> Self {
+impl From<NoAuthorities> for String {
+    fn from(untrusting: NoAuthorities) -> Self {
         untrusting.to_string()
     }
 }
 
 /// Returns who may vouch for the server, and in words where they come from.
-pub(super) fn trusted(authorities: &Authorities) -> Result<(RootCertStore, String), Untrusting> {
+pub(super) fn trusted(
+    authorities: &TrustedAuthorities,
+) -> Result<(RootCertStore, String), NoAuthorities> {
     let mut roots = RootCertStore::empty();
     match authorities {
-        Authorities::Given(list) => {
+        TrustedAuthorities::Given(list) => {
             roots.add_parsable_certificates(list.iter().cloned());
             let trust = format!("the {} in upstream.tls.ca_file", list.len());
             Ok((roots, trust))
         }
-        Authorities::System => {
+        TrustedAuthorities::System => {
             let named = NamedPlaces::by_the_environment();
             let found = match named.is_any() {
                 true => named.read(),
@@ -88,7 +90,7 @@ struct FoundAuthorities {
     certificates: Vec<CertificateDer<'static>>,
     wrong: Vec<String>,
     /// Is set where what is named as a file can never be read as one, whatever else is found.
-    unfit: Option<Untrusting>,
+    unfit: Option<NoAuthorities>,
 }
 
 impl FoundAuthorities {
@@ -110,7 +112,7 @@ impl FoundAuthorities {
         };
         // A missing file, or one without the right to read it, is made good by a folder.
         if access(path, Access::READ_OK).is_ok() {
-            self.unfit = Some(Untrusting {
+            self.unfit = Some(NoAuthorities {
                 what: format!("SSL_CERT_FILE={path:?} cannot be read: {why}"),
                 remedy: NAMED_REMEDY,
             });
@@ -207,7 +209,7 @@ impl NamedPlaces {
 
 /// Says why no authority was found where some should be: whoever named a place trusts those there and no others.
 /// `None`: the system has none, and says of none.
-fn none_found(wrong: &[String], named: &NamedPlaces) -> Option<Untrusting> {
+fn none_found(wrong: &[String], named: &NamedPlaces) -> Option<NoAuthorities> {
     let place = match named.is_any() {
         false if wrong.is_empty() => return None,
         false => "this system's authorities cannot be read".to_owned(),
@@ -216,7 +218,7 @@ fn none_found(wrong: &[String], named: &NamedPlaces) -> Option<Untrusting> {
     let why = wrong
         .first()
         .map_or_else(String::new, |why| format!(": {why}"));
-    Some(Untrusting {
+    Some(NoAuthorities {
         what: place + &why,
         remedy: match named.is_any() {
             false => "set upstream.tls.ca_file",

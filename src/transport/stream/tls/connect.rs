@@ -10,14 +10,14 @@ use rustls::client::{ResolvesClientCert, UnbufferedClientConnection, WebPkiServe
 use rustls::pki_types::ServerName;
 use rustls::sign::SingleCertAndKey;
 
-use super::authorities::{Untrusting, trusted};
-use super::verify::{Anybody, Explaining};
-use super::{BrokenHandshake, SessionSide, Stream, Tls, TlsRole, explain};
-use crate::config::{UpstreamTls, Verification, provider};
+use super::authorities::{NoAuthorities, trusted};
+use super::verify::{AnybodyVerifier, ExplainingVerifier};
+use super::{BrokenHandshake, SessionSide, Stream, TlsRole, TlsStream, explain};
+use crate::config::{ServerVerification, UpstreamTls, provider};
 
 /// Makes TLS of connections to the server. One for all of them: that is how sessions are resumed.
 #[derive(Debug)]
-pub struct Connector {
+pub struct TlsConnector {
     config: Arc<ClientConfig>,
     name: ServerName<'static>,
     limit: Duration,
@@ -34,34 +34,34 @@ impl fmt::Display for HandshakeFailed {
     }
 }
 
-impl Connector {
+impl TlsConnector {
     /// Reads the system's authorities where they are wanted.
     ///
     /// # Errors
     /// There is nobody who could vouch for the server.
-    pub fn new(tls: &UpstreamTls) -> Result<Self, Untrusting> {
+    pub fn new(tls: &UpstreamTls) -> Result<Self, NoAuthorities> {
         let provider = provider();
         let verifier: Arc<dyn ServerCertVerifier> = match tls.verification {
-            Verification::Skipped => Arc::new(Anybody {
+            ServerVerification::Skipped => Arc::new(AnybodyVerifier {
                 provider: Arc::clone(&provider),
             }),
-            Verification::Full => {
+            ServerVerification::Full => {
                 let (roots, trust) = trusted(&tls.authorities)?;
                 let verifier = WebPkiServerVerifier::builder_with_provider(
                     Arc::new(roots),
                     Arc::clone(&provider),
                 )
                 .build()
-                .map_err(|error| Untrusting {
+                .map_err(|error| NoAuthorities {
                     what: format!("no verification of the server: {error}"),
                     remedy: "correct upstream.tls.ca_file",
                 })?;
-                Arc::new(Explaining { verifier, trust })
+                Arc::new(ExplainingVerifier { verifier, trust })
             }
         };
         let builder = ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
-            .map_err(|error| Untrusting {
+            .map_err(|error| NoAuthorities {
                 what: format!("no TLS: {error}"),
                 remedy: "correct upstream.tls",
             })?
@@ -83,7 +83,7 @@ impl Connector {
         })
     }
 
-    /// Makes TLS of a connection that nobody counts, to another server than Redis: see [`Connector::begin`].
+    /// Makes TLS of a connection that nobody counts, to another server than Redis: see [`TlsConnector::begin`].
     ///
     /// # Errors
     /// [`HandshakeFailed`] says why not.
@@ -93,7 +93,7 @@ impl Connector {
         Ok(stream)
     }
 
-    /// Makes TLS of a connection that has just been opened; [`Connector::shake_hands`] is next.
+    /// Makes TLS of a connection that has just been opened; [`TlsConnector::shake_hands`] is next.
     ///
     /// # Errors
     /// [`HandshakeFailed`] says why not, and the connection is as it was.
@@ -107,13 +107,13 @@ impl Connector {
                 let role = TlsRole::TowardsServer {
                     has_identity: self.has_identity,
                 };
-                let tls = Tls::new(socket, SessionSide::Client(connection), role);
+                let tls = TlsStream::new(socket, SessionSide::Client(connection), role);
                 Ok(Stream::Tls(Box::new(tls)))
             }
         }
     }
 
-    /// Shakes hands on what [`Connector::begin`] has made. The connection stays its owner's, however this ends.
+    /// Shakes hands on what [`TlsConnector::begin`] has made. The connection stays its owner's, however this ends.
     ///
     /// # Errors
     /// [`HandshakeFailed`] says why not, and which setting helps.

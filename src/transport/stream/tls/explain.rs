@@ -7,9 +7,9 @@ use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{AlertDescription, CertificateError, Error, OtherError, PeerIncompatible};
 
 use super::TlsRole;
-use crate::config::{Certificate, UnixSeconds};
+use crate::config::{CertificateFacts, UnixSeconds};
 
-/// Names shown of a certificate that bears many.
+/// Bounds the names that are shown of a certificate that bears many.
 const MOST_NAMES: usize = 8;
 
 /// Bounds the characters shown of anything that somebody not verified yet has written into a certificate.
@@ -17,15 +17,15 @@ const MOST_TEXT: usize = 256;
 
 /// A refusal in words, carried through rustls.
 #[derive(Debug)]
-struct Explained(String);
+struct ExplainedRefusal(String);
 
-impl fmt::Display for Explained {
+impl fmt::Display for ExplainedRefusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
 }
 
-impl std::error::Error for Explained {}
+impl std::error::Error for ExplainedRefusal {}
 
 /// Says why the server's certificate was refused.
 pub(super) fn server_certificate(
@@ -38,7 +38,7 @@ pub(super) fn server_certificate(
     let Error::InvalidCertificate(error) = error else {
         return error;
     };
-    let known = Certificate::read(end_entity);
+    let known = CertificateFacts::read(end_entity);
     let issuer = known.as_ref().map_or_else(String::new, |known| {
         format!(" by {:?}", short(&known.issuer))
     });
@@ -68,9 +68,9 @@ pub(super) fn server_certificate(
             plain(other)
         ),
     };
-    Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(Explained(
-        text,
-    )))))
+    Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(
+        ExplainedRefusal(text),
+    ))))
 }
 
 fn wrong_name(presented: &[String], asked: &str) -> String {

@@ -1,8 +1,8 @@
 //! A TLS connection: a session over a socket, used through `&self` as the plain ones are.
 //!
 //! Invariant: a read that does not fill the buffer has emptied the socket and what was decrypted from it, as on a plain
-//! socket. Invariant: bytes that [`Tls::try_write`] has taken are encrypted and may have been sent; what the socket has not
-//! taken of them yet is [`Tls::has_unflushed`], at most what became of one call, and goes before anything else.
+//! socket. Invariant: bytes that [`TlsStream::try_write`] has taken are encrypted and may have been sent; what the socket has not
+//! taken of them yet is [`TlsStream::has_unflushed`], at most what became of one call, and goes before anything else.
 
 mod accept;
 mod authorities;
@@ -18,12 +18,12 @@ use std::task::{Context, Poll};
 use rustls::Error;
 
 pub(in crate::transport) use accept::TlsAcceptor;
-pub use accept::{AcceptError, Acceptance};
-pub use connect::{Connector, HandshakeFailed};
+pub use accept::{AcceptError, ClientTls};
+pub use connect::{HandshakeFailed, TlsConnector};
 use session::{MOST_CIPHER, MOST_PLAIN, RECORD, SessionSide, TlsSession};
 
 use super::Stream;
-use crate::config::Certificate;
+use crate::config::CertificateFacts;
 use crate::transport::READ_SIZE;
 
 /// Reads of the socket for one of the connection, before other tasks get their turn.
@@ -38,9 +38,9 @@ thread_local! {
     static CIPHER: RefCell<Box<[u8]>> = RefCell::new(vec![0; MOST_CIPHER].into());
 }
 
-/// A TLS connection whose handshake is over.
-pub struct Tls {
-    /// The plain socket below.
+/// Is a TLS connection whose handshake is over.
+pub struct TlsStream {
+    /// Carries the records: the plain socket below.
     socket: Stream,
     session: RefCell<TlsSession>,
     end: RefCell<Option<ReadEnd>>,
@@ -77,20 +77,20 @@ enum BrokenHandshake {
     Tls(Error),
 }
 
-impl std::fmt::Debug for Tls {
+impl std::fmt::Debug for TlsStream {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_tuple("Tls").field(&self.socket).finish()
     }
 }
 
-impl Drop for Tls {
+impl Drop for TlsStream {
     /// Says goodbye, as far as the socket takes it: without, the other side must take the end for an attack.
     fn drop(&mut self) {
         self.say_goodbye();
     }
 }
 
-impl Tls {
+impl TlsStream {
     fn new(socket: Stream, side: SessionSide, role: TlsRole) -> Self {
         Self {
             socket,
@@ -121,8 +121,8 @@ impl Tls {
     }
 
     /// Returns what is known of the other side's certificate.
-    pub fn peer(&self) -> Option<Certificate> {
-        Certificate::read(self.session.borrow().peer_certificate()?)
+    pub fn peer(&self) -> Option<CertificateFacts> {
+        CertificateFacts::read(self.session.borrow().peer_certificate()?)
     }
 
     /// Tells whether an earlier connection spared this one most of its handshake.

@@ -9,7 +9,7 @@ use rustls::server::UnbufferedServerConnection;
 use rustls::unbuffered::{ConnectionState, EncodeError, EncryptError, UnbufferedStatus};
 use rustls::{CommonState, Error, HandshakeKind, SupportedCipherSuite};
 
-/// The largest record with its head, as TLS 1.2 allows it.
+/// Bounds a record with its head, as TLS 1.2 allows it.
 pub(super) const RECORD: usize = 5 + 16 * 1024 + 2048;
 
 /// Counts the plain bytes of one record.
@@ -33,7 +33,7 @@ pub(super) enum SessionSide {
     Server(UnbufferedServerConnection),
 }
 
-/// A session: what is known of the records, and the bytes that wait on either side.
+/// Holds a session: what is known of the records, and the bytes that wait on either side.
 pub(super) struct TlsSession {
     side: SessionSide,
     /// Holds the start of a record that has not arrived whole.

@@ -35,8 +35,8 @@ async fn pair() -> (Stream, Stream) {
     let role = TlsRole::TowardsServer {
         has_identity: false,
     };
-    let ours = Tls::new(Stream::Unix(ours), SessionSide::Client(client), role);
-    let theirs = Tls::new(
+    let ours = TlsStream::new(Stream::Unix(ours), SessionSide::Client(client), role);
+    let theirs = TlsStream::new(
         Stream::Unix(theirs),
         SessionSide::Server(server),
         TlsRole::TowardsClient,

@@ -12,13 +12,13 @@ use super::explain;
 
 /// Verifies as webpki does and puts its refusals in words, while the certificate is at hand.
 #[derive(Debug)]
-pub(super) struct Explaining {
+pub(super) struct ExplainingVerifier {
     pub(super) verifier: Arc<WebPkiServerVerifier>,
     /// Says in words where the authorities come from.
     pub(super) trust: String,
 }
 
-impl ServerCertVerifier for Explaining {
+impl ServerCertVerifier for ExplainingVerifier {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,
@@ -60,11 +60,11 @@ impl ServerCertVerifier for Explaining {
 /// Takes any certificate, whoever bears it, as `upstream.tls.insecure_skip_verify` says. That the server has its key is
 /// still seen.
 #[derive(Debug)]
-pub(super) struct Anybody {
+pub(super) struct AnybodyVerifier {
     pub(super) provider: Arc<CryptoProvider>,
 }
 
-impl ServerCertVerifier for Anybody {
+impl ServerCertVerifier for AnybodyVerifier {
     fn verify_server_cert(
         &self,
         _: &CertificateDer<'_>,

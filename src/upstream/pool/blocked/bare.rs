@@ -34,7 +34,7 @@ pub(in crate::upstream) struct WantedTry {
 
 /// Holds what is known of users, and whose tries wait because of it.
 #[derive(Default)]
-pub(in crate::upstream) struct Apart {
+pub(in crate::upstream) struct BareTries {
     verdicts: RefCell<MultiPermissions>,
     /// Of these users another try is to tell.
     undecided: RefCell<Vec<WantedTry>>,
@@ -43,7 +43,7 @@ pub(in crate::upstream) struct Apart {
     queues: RefCell<BTreeMap<usize, VecDeque<WantedTry>>>,
 }
 
-impl Apart {
+impl BareTries {
     /// Adds a try. Returns whether nobody sends those of its group yet.
     fn enqueue(&self, wanted: WantedTry) -> bool {
         let mut queues = self.queues.borrow_mut();
@@ -72,12 +72,12 @@ impl Apart {
 }
 
 /// Lives as long as the try that tells of a user. Its drop lets the others of that user go on.
-pub(in crate::upstream) struct Asking {
+pub(in crate::upstream) struct MultiQuestion {
     upstream: Weak<Upstream>,
     state: State,
 }
 
-impl Drop for Asking {
+impl Drop for MultiQuestion {
     fn drop(&mut self) {
         let Some(upstream) = self.upstream.upgrade() else {
             return;
@@ -115,7 +115,7 @@ impl Upstream {
             }
             MultiPermission::Unknown => {
                 apart.verdicts.borrow_mut().ask(user(&wanted.state));
-                let asking = Asking {
+                let asking = MultiQuestion {
                     upstream: Rc::downgrade(self),
                     state: wanted.state.clone(),
                 };

@@ -10,8 +10,8 @@ use super::{CallLink, LONGEST_PAUSE};
 use crate::auth::KnownPermission;
 use crate::budget::PinLease;
 use crate::command::ClientSub;
-use crate::exchange::{Answer, OwnCall, OwnReply, Pace};
-use crate::failover::Node;
+use crate::exchange::{Answer, AnswerPace, OwnCall, OwnReply};
+use crate::failover::ServerNode;
 use crate::link::{Leaving, Link};
 use crate::resp::speak::encode_request;
 use crate::server::COMES_FIRST;
@@ -46,7 +46,7 @@ const LONGEST_UNHEEDED: Duration = Duration::from_millis(500);
 
 /// Remembers the write that tells whether a pause is in force.
 #[derive(Default)]
-pub(in crate::upstream) struct Probe {
+pub(in crate::upstream) struct PauseProbe {
     /// The one that is under way was sent then; 0: there is none.
     sent_micros: Cell<u64>,
     /// The server has refused one then; 0: it has not.
@@ -231,7 +231,7 @@ impl Upstream {
 
     /// Sends a write that changes nothing, and that a pause of writes holds back: on a connection lent for it, where nobody stands behind it, or
     /// else on a shared one, if it may. False: it is not sent.
-    fn send_probe(self: &Rc<Self>, node: &Node, may_be_shared: bool) -> bool {
+    fn send_probe(self: &Rc<Self>, node: &ServerNode, may_be_shared: bool) -> bool {
         // A server that takes no more connections gives none to wait for.
         let is_to_be_had = !self.is_refused() || !self.idle.all().is_empty();
         let may_be_lent = is_to_be_had && !self.thread.is_nobody();
@@ -286,7 +286,7 @@ impl Upstream {
             }
             over();
         };
-        let call = OwnCall::new(1, PROBE_ANSWER, Pace::Writing, call);
+        let call = OwnCall::new(1, PROBE_ANSWER, AnswerPace::Writing, call);
         let request = encode_request(&["PFCOUNT", "respool"]);
         link.send_own(&request, OwnReply::Call(call));
     }

@@ -7,8 +7,8 @@ use std::rc::Rc;
 
 use super::AROUND_ELEMENTS;
 use super::SharedWork;
-use crate::exchange::{Answer, OwnCall, OwnReply, Pace};
-use crate::failover::Node;
+use crate::exchange::{Answer, AnswerPace, OwnCall, OwnReply};
+use crate::failover::ServerNode;
 use crate::link::Link;
 use crate::server::LinkOrigin;
 use crate::session::State;
@@ -16,12 +16,12 @@ use crate::telemetry::Throttle;
 use crate::upstream::pool::Upstream;
 
 /// Holds elements on their way back.
-pub(in crate::upstream) struct Returning {
+pub(in crate::upstream) struct ReturningElements {
     state: State,
     request: Vec<u8>,
     pub(in crate::upstream) elements: u64,
     /// This server gave them out; `None`: they may go to any that is there now.
-    from: Option<(Node, Option<u64>)>,
+    from: Option<(ServerNode, Option<u64>)>,
     _under_way: UnderWay,
 }
 
@@ -45,7 +45,7 @@ impl Drop for UnderWay {
     }
 }
 
-impl Returning {
+impl ReturningElements {
     /// Tells whether they may go to the server at `origin`: at another they may be still, for others, as they were before they were popped.
     pub(in crate::upstream) fn may_go_to(&self, origin: &LinkOrigin) -> bool {
         self.from
@@ -66,7 +66,7 @@ impl Upstream {
         elements: u64,
         from: Option<&LinkOrigin>,
     ) {
-        let returning = Returning {
+        let returning = ReturningElements {
             state: state.clone(),
             request,
             elements,
@@ -76,10 +76,14 @@ impl Upstream {
         self.find_for(state, SharedWork::PutBack(returning));
     }
 
-    pub(in crate::upstream) fn send_back(self: &Rc<Self>, link: &Rc<Link>, returning: Returning) {
+    pub(in crate::upstream) fn send_back(
+        self: &Rc<Self>,
+        link: &Rc<Link>,
+        returning: ReturningElements,
+    ) {
         let upstream = Rc::downgrade(self);
         let request = returning.request.clone();
-        let call = OwnCall::new(1, AROUND_ELEMENTS, Pace::Writing, move |answer| {
+        let call = OwnCall::new(1, AROUND_ELEMENTS, AnswerPace::Writing, move |answer| {
             if let Some(upstream) = upstream.upgrade() {
                 upstream.returned(returning, answer);
             }
@@ -89,7 +93,11 @@ impl Upstream {
     }
 
     /// Takes in what the server has answered, if it has, to the request that puts elements back.
-    pub(in crate::upstream) fn returned(self: &Rc<Self>, mut returning: Returning, answer: Answer) {
+    pub(in crate::upstream) fn returned(
+        self: &Rc<Self>,
+        mut returning: ReturningElements,
+        answer: Answer,
+    ) {
         let counters = &self.thread.counters;
         match answer {
             Answer::Replies(reply) if !reply.starts_with(b"-") => {

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use super::bare::WantedTry;
 use super::returning::UnderWay;
 use super::{AROUND_ELEMENTS, SharedWork};
-use crate::exchange::{Answer, Offence, OwnCall, OwnReply, Pace};
+use crate::exchange::{Answer, AnswerPace, Offence, OwnCall, OwnReply};
 use crate::link::Link;
 use crate::session::State;
 use crate::upstream::pool::{Upstream, WaitError};
@@ -128,9 +128,9 @@ impl Upstream {
         };
         let limit_bytes = self.limit_bytes(sending.takes);
         let pace = match (is_transaction, takes) {
-            (true, writes) => Pace::Transaction { writes },
-            (false, true) => Pace::Writing,
-            (false, false) => Pace::Prompt,
+            (true, writes) => AnswerPace::Transaction { writes },
+            (false, true) => AnswerPace::Writing,
+            (false, false) => AnswerPace::Prompt,
         };
         let call = OwnCall::new(sending.replies, limit_bytes, pace, call);
         link.send_own(&sending.bytes, OwnReply::Call(call));

@@ -7,14 +7,14 @@ const READ_A_TURN: usize = 16 * 1024;
 
 /// Tells how much of a call the server may not have read yet.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(in crate::upstream) struct Unread {
+pub(in crate::upstream) struct UnreadCall {
     /// The part of the call that it reads in its next turn came to it no earlier than this.
     since_micros: u64,
     /// It has to take this number of turns behind that one.
     turns: usize,
 }
 
-impl Unread {
+impl UnreadCall {
     /// Begins with a call of `bytes`, with what is sent ahead of it.
     pub(in crate::upstream) fn of(bytes: usize, now_micros: u64) -> Self {
         Self {
@@ -57,7 +57,7 @@ mod tests {
             (READ_A_TURN, 1),
             (60_000, 3),
         ] {
-            let mut unread = Unread::of(bytes, now);
+            let mut unread = UnreadCall::of(bytes, now);
             let mut taken = 0;
             while !unread.is_over(&pulse) {
                 assert!(!unread.may_be_proven(now));

@@ -14,10 +14,10 @@ use crate::telemetry::Disconnect;
 use crate::upstream::pool::Upstream;
 
 /// Waits for the server to pass a mark.
-pub(super) enum Marked {
-    /// A message that is not sent before.
+pub(super) enum MarkedWait {
+    /// A message waits that is not sent before.
     Message(#[expect(dead_code, reason = "it is let go of")] Arc<Announcement>),
-    /// A client that is answered behind the messages before the mark.
+    /// A client waits that is answered behind the messages before the mark.
     Client(#[expect(dead_code, reason = "its other end learns of its drop")] oneshot::Sender<()>),
 }
 
@@ -64,7 +64,7 @@ impl Subscriptions {
             fanout.take_out(client.subscriber, &client.topics);
         }
         if self.fanout.borrow_mut().mark() {
-            let marked = Marked::Message(announcement);
+            let marked = MarkedWait::Message(announcement);
             self.marked.borrow_mut().push_back(marked);
         }
         self.turn();
@@ -77,7 +77,7 @@ impl Subscriptions {
             return None;
         }
         let (told, passed) = oneshot::channel();
-        self.marked.borrow_mut().push_back(Marked::Client(told));
+        self.marked.borrow_mut().push_back(MarkedWait::Client(told));
         self.turn();
         Some(passed)
     }

@@ -6,10 +6,10 @@ use super::rough::{Attempt, Rough};
 use super::stage::Scene;
 use crate::harness::encode;
 
-/// So many requests go in one pipeline.
+/// One pipeline carries this number of requests.
 const SCRIPTS: usize = 10_000;
 
-/// So many values of 200 KB are asked for; the server itself holds all of them for a client that does not read.
+/// The neighbour asks for this number of values of 200 KB; the server itself holds all of them for a client that does not read.
 const LARGE_REPLIES: usize = 2_000;
 
 /// A loop whose turns take the server about a third of a millisecond.

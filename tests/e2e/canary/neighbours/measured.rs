@@ -41,7 +41,7 @@ pub(crate) enum KindOfWait {
     Transaction,
 }
 
-/// From here on a request may need a connection for itself.
+/// A request of this size or more may need a connection for itself.
 const LARGE: usize = 64 * 1024;
 
 impl KindOfWait {

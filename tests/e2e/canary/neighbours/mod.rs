@@ -53,7 +53,7 @@ const SCENES: [(Scene, Duration); 3] = [
     (Scene::EndlessScript, Duration::from_millis(3_000)),
 ];
 
-/// So many more rounds are played in a run whose waits were too long in its first.
+/// A run whose waits were too long in its first rounds plays this number of rounds more.
 const MORE_ROUNDS: usize = 2;
 
 /// A value that takes a slow reader several seconds.

@@ -14,7 +14,7 @@ pub(super) struct Rough(TcpStream);
 /// Says what became of an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Attempt {
-    /// So many bytes were sent or read.
+    /// The socket sent or read this number of bytes.
     Some(usize),
     /// No byte was sent or read in time.
     Nothing,

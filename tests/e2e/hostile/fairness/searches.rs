@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::harness::{Client, Redis, Respool, Value, encode, eventually};
 
-/// So many clients are looked at.
+/// This number of clients are looked at.
 const CROWD: usize = 500;
 
 /// One pipeline looks for so many.

@@ -47,7 +47,7 @@ impl Bystanders {
         Self { clients, sent: 0 }
     }
 
-    /// Sends them something.
+    /// Publishes a message that all of them get.
     pub(super) fn publish(&mut self, redis: &Redis) {
         redis.cmd(&["PUBLISH", "own", &self.sent.to_string()]);
         self.sent += 1;

@@ -4,10 +4,10 @@ use std::time::{Duration, Instant};
 
 use crate::harness::{Client, Redis, Respool, Value, encode, eventually};
 
-/// So long is a pause that nothing ends but its time, in milliseconds: six times as long as a silence is waited for.
+/// A pause that nothing ends but its time takes so many milliseconds: six times as long as a silence is waited for.
 const PAUSE: &str = "3000";
 
-/// So long is a pause that the test ends, which is to last for as long as the machine may take for what is seen meanwhile.
+/// A pause that the test ends lasts for as long as the machine may take for what is seen meanwhile.
 const UNENDED: &str = "600000";
 
 /// Such a pause lasts so long at least.
@@ -131,7 +131,7 @@ fn reads_flow_while_writes_wait(workers: &str, who: Pauses) {
     assert_eq!(respool.metric_or_zero(lost), 0.0);
 }
 
-/// With four workers each has one shared connection.
+/// Each of four workers has one shared connection.
 const WORKERS: [&str; 3] = ["workers = 1", "workers = 2", "workers = 4"];
 
 #[test]

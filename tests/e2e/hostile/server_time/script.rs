@@ -13,7 +13,7 @@ const BUSY: [&str; 2] = [
     "BUSY Valkey is busy running a script",
 ];
 
-/// So many commands of another client may be answered, each asked when the one before it was, until the script is killed.
+/// Bounds the commands of another client that are answered, each asked when the one before it was, until the script is killed.
 const BEFORE_KILL: usize = 100;
 
 /// Starts a respool in which nothing that is silent is waited for longer than a moment.
