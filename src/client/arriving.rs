@@ -6,10 +6,8 @@
 use super::story::Awaited;
 use super::{Client, Next, Wait};
 use crate::admission::AdmissionRefusal;
-use crate::command::keeps_arriving;
 use crate::identity::ClientFlag;
-use crate::resp::Request;
-use crate::session::{Route, Routed};
+use crate::session::Restrictions;
 
 impl Client {
     /// Shows in its figures whether it is arriving, or an operator.
@@ -20,35 +18,12 @@ impl Client {
         self.flag(ClientFlag::Operator, self.permit.is_operator());
     }
 
-    /// Where a request goes that does not simply go where its command leads.
-    #[cold]
-    pub(super) fn restricted(&self, request: &Request<'_>, routed: Routed) -> Routed {
-        let mut routed = routed;
-        if self.restrictions.is_locked() {
-            // Before it is given a place: who must authenticate and has not takes nobody's.
-            routed = Self::locked_out(self.clients.thread.server_version(), request, routed);
-        }
-        let is_answered = match &routed.route {
-            Route::Alien => true,
-            Route::Refused(_) if self.restrictions.is_locked() => true,
-            _ => keeps_arriving(routed.command),
-        };
-        // Nor is it for ever that it says who it is: the next attempt to authenticate may stand behind the last at all times.
-        if self.restrictions.is_arriving()
-            && routed.route != Route::Alien
-            && (!is_answered || self.arrives_for_long())
-        {
-            return Routed {
-                route: Route::Unsettled,
-                ..routed
-            };
-        }
-        match routed.route {
-            Route::Denied(name) => Routed {
-                route: Route::Refused(self.not_permitted(&name)),
-                ..routed
-            },
-            _ => routed,
+    /// What stands between its next request and where that goes.
+    #[inline]
+    pub(super) fn restrictions(&self) -> Restrictions {
+        match self.restrictions.is_arriving() && self.arrives_for_long() {
+            true => self.restrictions.overdue(),
+            false => self.restrictions,
         }
     }
 

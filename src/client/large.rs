@@ -11,14 +11,13 @@ use super::publish::Message;
 use super::raw::leaves_no_trace;
 use super::refusals::refusal;
 use super::story::Awaited;
-use super::subscribed::subscriber_refusal;
 use super::{Client, Next, Wait};
 use crate::budget::{UploadPace, UploadPlace};
-use crate::command::{Delays, Learned, Local, PinReason, is_container, lookup, spec};
+use crate::command::{Delays, Learned, PinReason, is_container, lookup, spec};
 use crate::link::{Link, RoomWait};
 use crate::resp::speak::error;
 use crate::resp::{Bounds, Request, Scan};
-use crate::session::{Route, malformed};
+use crate::session::{Route, malformed, subscriber_refusal};
 use crate::telemetry::{Bound, Disconnect};
 use crate::transport::READ_SIZE;
 use crate::upstream::PinError;
@@ -258,12 +257,7 @@ impl Client {
         }
         let server = self.clients.thread.server_version();
         let routed = self.route(name, &request, learned);
-        let may_subscriber = matches!(
-            routed.route,
-            Route::Subscribed | Route::Alien | Route::Local(Local::Quit | Local::Reset)
-        );
-        if self.is_listening
-            && !may_subscriber
+        if self.is_listening()
             && let Some(reply) = subscriber_refusal(server, &request, &routed)
         {
             return Some(reply);

@@ -38,7 +38,6 @@ mod regroup;
 mod rejected;
 mod rejection;
 mod requests;
-mod restrictions;
 mod room;
 mod searches;
 mod sent_ahead;
@@ -70,7 +69,6 @@ use self::local::attempts::AttemptQueue;
 use self::local::changing_user::LoginCell;
 use self::pinned::PinUse;
 use self::redirection::{Invalidations, Redirection};
-use self::restrictions::Restrictions;
 use self::room::Room;
 use self::sent_ahead::SentAhead;
 use self::spares::SpareBuffers;
@@ -83,7 +81,7 @@ use crate::identity::{ClientRecord, ClientRegistry, RegisteredClient};
 use crate::link::{Link, RoomWait};
 use crate::outlet::Outlet;
 use crate::resp::RequestScanner;
-use crate::session::{Credentials, Session, TakenCredentials, UnplacedTransaction};
+use crate::session::{Credentials, Restrictions, Session, TakenCredentials, UnplacedTransaction};
 use crate::telemetry::Disconnect;
 use crate::thread::Thread;
 use crate::transport::Stream;
@@ -116,8 +114,6 @@ pub struct Client {
     wait: Wait,
     /// A request is being passed on as it arrives, or (false) skipped.
     streaming: Option<bool>,
-    /// It is subscribed, in RESP2: it may do little else.
-    is_listening: bool,
     /// It has written on a connection that is not lent to it now.
     has_written: bool,
     /// The server cannot take the requests that are here: each is answered with this.

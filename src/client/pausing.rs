@@ -10,7 +10,6 @@ use crate::command::{CommandId, Delays, same_word};
 use crate::link::Link;
 use crate::resp::{Request, parse_integer};
 use crate::server::TakenPause;
-use crate::session::{Route, Routed};
 use crate::telemetry::Disconnect;
 use crate::thread::Process;
 
@@ -80,14 +79,6 @@ impl Client {
             return false;
         }
         true
-    }
-
-    /// Whether a request must not follow on a connection that was lent since shared ones are held up: it might keep it, being held
-    /// up itself.
-    pub(super) fn must_leave_stand_in(&self, routed: &Routed) -> bool {
-        let may_follow =
-            || routed.route == Route::Shared && !Delays::of(routed.command).may_pause();
-        self.pin_use.stands_in && self.outlet.outstanding() > 0 && !may_follow()
     }
 
     /// Sends CLIENT PAUSE or UNPAUSE on the connection lent for it, on which no reply is due.

@@ -266,9 +266,6 @@ impl Client {
         request: &Request<'_>,
         command: Option<CommandId>,
     ) -> Next {
-        if reason == PinReason::Tracking {
-            return self.tracking(request, command);
-        }
         self.send_on_pin(reason, request, command, 1)
     }
 

@@ -24,20 +24,13 @@ impl Client {
         !thread.distrusts(&self.session.state, Offence::OpenTransaction)
     }
 
-    /// A request that shares a connection with a fence behind it, where the fence can be trusted to tell.
-    pub(super) fn fenced(&mut self, request: &Request<'_>, command: Option<CommandId>) -> Next {
-        let thread = &self.clients.thread;
-        let is_large = request.bytes().len() > thread.settings().upstream.max_shared_request;
-        let reason = if is_large {
-            PinReason::LargeRequest
-        } else {
-            PinReason::RawError
-        };
-        let is_distrusted = thread.distrusts(&self.session.state, Offence::Surplus);
-        if self.pin.is_none() && !is_large && !is_distrusted {
-            let kind = (RequestKind::Fenced, Delays::of(command));
-            return self.on_shared(request.bytes(), 1, command, kind);
-        }
+    /// A request that goes, for this reason, on a connection lent to the client, and whose reply may be more than one frame.
+    pub(super) fn on_pin_in_doubt(
+        &mut self,
+        reason: PinReason,
+        request: &Request<'_>,
+        command: Option<CommandId>,
+    ) -> Next {
         let link = match self.pin_with_room(reason) {
             Ok(link) => link,
             Err(next) => return next,

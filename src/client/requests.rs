@@ -5,12 +5,15 @@
 use std::sync::Arc;
 
 use super::{Client, Next, Wait};
-use crate::command::{CommandId, Delays, DenySet, Learned, Local, PinReason, TransactionCommand};
-use crate::exchange::{RequestKind, Show};
+use crate::command::{CommandId, Delays, Learned, TransactionCommand};
+use crate::exchange::{Offence, RequestKind, Show};
 use crate::identity::{ClientFlag, NO_COMMAND};
 use crate::resp::speak::encode_request;
 use crate::resp::{Request, RequestViolation, Scan, split_inline};
-use crate::session::{Block, Route, Routed, Rules, block, route};
+use crate::session::{
+    Block, Denial, Destination, LentUse, Loan, Measured, Mode, Route, Routed, Rules, block,
+    destination, route,
+};
 use crate::telemetry::Disconnect;
 use crate::texts::no_permission;
 
@@ -125,6 +128,10 @@ impl Client {
             && self.is_sharing(length)
             && !self.is_weighty(routed.command, length);
         let delays = Delays::of(routed.command);
+        debug_assert!(
+            !shares
+                || self.destination(&routed, &request, &self.mode()) == Destination::Shared(delays)
+        );
         if run.count > 0 && delays.may_pause() && !run.delays.may_pause() && self.leaves_lane() {
             self.send_run(data, run);
         }
@@ -166,23 +173,12 @@ impl Client {
         request: &Request<'_>,
         learned: Option<&Learned>,
     ) -> Routed {
-        let denied = self.clients.denied(self.group());
-        let routed = route(name, request, &self.rules(denied.as_deref(), learned));
-        if self.restrictions.is_empty() && !matches!(routed.route, Route::Denied(_)) {
-            return routed;
-        }
-        self.restricted(request, routed)
-    }
-
-    fn deny(&mut self, name: &str, command: Option<CommandId>, length: usize) -> Next {
-        let reply = self.not_permitted(name);
-        self.refuse(command, &reply);
-        Next::Used(length)
+        self.by_rules(learned, |rules| route(name, request, rules))
     }
 
     /// What the server would answer the client's user whose rules do not permit the command `name`.
     #[cold]
-    pub(super) fn not_permitted(&self, name: &str) -> Vec<u8> {
+    fn not_permitted(&self, name: &str) -> Vec<u8> {
         let identity = self.record.identity();
         no_permission(
             self.clients.thread.server_version(),
@@ -191,14 +187,22 @@ impl Client {
         )
     }
 
-    fn rules<'a>(&self, deny: Option<&'a DenySet>, learned: Option<&'a Learned>) -> Rules<'a> {
+    /// Decides something by what this client's requests are held against.
+    #[inline]
+    fn by_rules<T>(&self, learned: Option<&Learned>, decide: impl FnOnce(&Rules<'_>) -> T) -> T {
         let thread = &self.clients.thread;
-        Rules {
-            deny,
+        let denied = self.clients.denied(self.group());
+        let refusal = |name: &str| self.not_permitted(name);
+        decide(&Rules {
+            deny: denied.as_deref().map(|commands| Denial {
+                commands,
+                refusal: &refusal,
+            }),
             learned,
             role: thread.role(),
             server: thread.packed_version(),
-        }
+            restrictions: self.restrictions(),
+        })
     }
 
     /// Whether a shared request of `length` bytes may join a run: nothing about this client is special now.
@@ -266,109 +270,107 @@ impl Client {
         rest: &[u8],
         learned: Option<&Learned>,
     ) -> Next {
-        let length = request.bytes().len();
-        if let Some(next) = self.in_its_mode(request, routed) {
-            return next;
-        }
-        let is_to_run = matches!(routed.route, Route::Shared) && self.refusing.is_none();
-        let has_story = || {
-            self.is_ping_of_subscriber(routed.command) || self.is_weighty(routed.command, length)
-        };
-        if is_to_run && has_story() {
-            return self.begin_slow(request, routed.clone());
-        }
-        match &routed.route {
-            Route::Unsettled => self.take_place(),
-            Route::Alien => {
-                self.ending = Some(Disconnect::ProtocolError);
-                Next::Used(length)
+        let (length, command) = (request.bytes().len(), routed.command);
+        let mode = self.mode();
+        let mut destination = self.destination(routed, request, &mode);
+        if destination == Destination::Unplaced {
+            if let Some(next) = self.amid_unplaced(request, routed) {
+                return next;
             }
-            Route::Refused(_) if self.pin.is_some() && self.outlet.outstanding() > 0 => {
+            let mode = Mode {
+                is_unplaced: false,
+                ..self.mode()
+            };
+            destination = self.destination(routed, request, &mode);
+        }
+        match destination {
+            Destination::Stream => return self.amid_messages(request, routed.clone()),
+            Destination::Unsettled => return self.take_place(),
+            Destination::Story(_) => return self.begin_slow(request, routed.clone()),
+            Destination::Refused(_) if self.pin.is_some() && self.outlet.outstanding() > 0 => {
                 // Only then is it known whether a transaction is open, which the refusal would spoil.
                 self.wait = Wait::Answers;
-                Next::Wait
+                return Next::Wait;
             }
-            Route::Refused(reply) => {
-                self.refuse(routed.command, reply);
-                Next::Used(length)
+            Destination::Behind | Destination::Unplaced => {
+                self.wait = Wait::Answers;
+                return Next::Wait;
             }
-            Route::Denied(name) => self.deny(name, routed.command, length),
-            Route::Local(Local::NumSub | Local::ShardNumSub) if self.refusing.is_some() => {
-                self.refuse_one(routed.command, length, 1)
+            Destination::Alien => self.ending = Some(Disconnect::ProtocolError),
+            Destination::Refused(reply) => self.refuse(command, reply),
+            Destination::NotOfSubscriber(reply) => {
+                self.count(1, command);
+                self.answer(&reply);
             }
-            &Route::Local(local) => match self.local(local, request, routed.command) {
-                // Refused meanwhile: looked at again, and answered.
-                Next::Used(0) => Next::Used(0),
-                Next::Used(_) => {
-                    self.count(1, routed.command);
-                    Next::Used(length)
-                }
-                next => next,
+            Destination::UnservedTransaction(verb)
+                if self.is_answered_busy(verb, request, command) => {}
+            Destination::UnservedTransaction(
+                TransactionCommand::Multi | TransactionCommand::Watch,
+            ) if rest.len() > length => self.refuse_transaction(command, rest, learned),
+            Destination::Unserved | Destination::UnservedTransaction(_) => {
+                return self.refuse_one(command, length, 1);
+            }
+            Destination::Local(local) => match self.local(local, request, command) {
+                Next::Used(1..) => self.count(1, command),
+                // Or refused meanwhile: looked at again, and answered.
+                next => return next,
             },
-            &Route::Transaction(verb) if self.is_answered_busy(verb, request, routed.command) => {
-                Next::Used(length)
+            Destination::Shared(delays) => {
+                let kind = (RequestKind::Plain, delays);
+                return self.on_shared(request.bytes(), 1, command, kind);
             }
-            Route::Transaction(TransactionCommand::Multi | TransactionCommand::Watch)
-                if self.refusing.is_some() && rest.len() > length =>
-            {
-                self.refuse_transaction(routed.command, rest, learned);
-                Next::Used(length)
+            Destination::Fenced => {
+                let kind = (RequestKind::Fenced, Delays::of(command));
+                return self.on_shared(request.bytes(), 1, command, kind);
             }
-            _ if self.refusing.is_some() => self.refuse_one(routed.command, length, 1),
-            Route::Shared
-                if self.pin.is_none()
-                    && length > self.clients.thread.settings().upstream.max_shared_request =>
-            {
-                self.on_pin(PinReason::LargeRequest, request, routed.command)
+            Destination::Begin(verb) => {
+                return self.whole_or_slow(verb, request, routed, rest, learned);
             }
-            Route::Shared if self.pin.is_none() => {
-                let kind = (RequestKind::Plain, Delays::of(routed.command));
-                self.on_shared(request.bytes(), 1, routed.command, kind)
+            Destination::Transaction(verb) => return self.verb(verb, request, command),
+            Destination::Tracking => return self.tracking(request, command),
+            Destination::Lent(reason) => return self.on_pin(reason, request, command),
+            Destination::LentInDoubt(reason) => {
+                return self.on_pin_in_doubt(reason, request, command);
             }
-            Route::Fenced => self.fenced(request, routed.command),
-            Route::Shared => self.on_pin(PinReason::LargeRequest, request, routed.command),
-            &Route::Transaction(verb) => {
-                self.transaction(verb, request, rest, routed.command, learned)
-            }
-            Route::Pinned(PinReason::Blocking | PinReason::BlockingOption)
-                if self.pin.is_none() =>
-            {
-                self.begin_slow(request, routed.clone())
-            }
-            Route::Pinned(PinReason::Wait | PinReason::Monitor | PinReason::ScriptDebug) => {
-                self.begin_slow(request, routed.clone())
-            }
-            Route::Pinned(PinReason::Tracking) if self.names_a_stand_in(request) => {
-                self.begin_slow(request, routed.clone())
-            }
-            &Route::Pinned(reason) => self.on_pin(reason, request, routed.command),
-            Route::Subscribed => self.begin_slow(request, routed.clone()),
+        }
+        Next::Used(length)
+    }
+
+    /// Tells what the client is in the middle of.
+    pub(super) fn mode(&self) -> Mode {
+        let loan = match &self.pin {
+            None => Loan::Nothing,
+            Some(pin) if pin.link().is_raw() => Loan::Stream,
+            Some(_) => Loan::Connection(LentUse {
+                debugs: self.is_debugging(),
+                is_stand_in_due: self.pin_use.stands_in && self.outlet.outstanding() > 0,
+                prepares_exec: self.prepares_exec(),
+                redirects: self.redirects(),
+            }),
+        };
+        Mode {
+            loan,
+            subscribed: self.subscribed(),
+            is_unplaced: self.unplaced.is_some(),
+            is_unserved: self.refusing.is_some(),
         }
     }
 
-    /// Answers, sends or holds back a request by what its client is in the middle of. `None`: it goes its usual way.
-    fn in_its_mode(&mut self, request: &Request<'_>, routed: &Routed) -> Option<Next> {
-        if self.pin.as_ref().is_some_and(|pin| pin.link().is_raw()) {
-            return Some(self.amid_messages(request, routed.clone()));
-        }
-        if self.is_debugged(routed) {
-            return Some(self.begin_slow(request, routed.clone()));
-        }
-        if self.is_listening
-            && let Some(next) = self.amid_subscriptions(request, routed)
-        {
-            return Some(next);
-        }
-        if self.unplaced.is_some()
-            && let Some(next) = self.amid_unplaced(request, routed)
-        {
-            return Some(next);
-        }
-        if self.must_leave_stand_in(routed) {
-            self.wait = Wait::Answers;
-            return Some(Next::Wait);
-        }
-        None
+    /// Decides what is done with a request of a client in this mode.
+    pub(super) fn destination<'a>(
+        &self,
+        routed: &'a Routed,
+        request: &Request<'_>,
+        mode: &Mode,
+    ) -> Destination<'a> {
+        let thread = &self.clients.thread;
+        let length = request.bytes().len();
+        let measured = Measured {
+            is_large: length > thread.settings().upstream.max_shared_request,
+            is_weighty: self.is_weighty(routed.command, length),
+            is_distrusted: thread.distrusts(&self.session.state, Offence::Surplus),
+        };
+        destination(routed, request, mode, measured, thread.server_version())
     }
 
     /// Answers a request with an error, which spoils an open transaction. What was sent before has been answered.
@@ -401,9 +403,9 @@ impl Client {
         learned: Option<&Learned>,
     ) {
         let most = self.clients.thread.settings().upstream.max_shared_request;
-        let denied = self.clients.denied(self.group());
-        let rules = self.rules(denied.as_deref(), learned);
-        let whole = matches!(block(rest, most, u32::MAX, &rules), Block::Whole { .. });
+        let whole = self.by_rules(learned, |rules| {
+            matches!(block(rest, most, u32::MAX, rules), Block::Whole { .. })
+        });
         let reply = self.refusing.clone().unwrap_or_default();
         self.count(1, command);
         self.answer(&reply);
@@ -412,45 +414,30 @@ impl Client {
         }
     }
 
-    fn transaction(
+    /// A MULTI or a WATCH outside of a transaction.
+    fn whole_or_slow(
         &mut self,
         verb: TransactionCommand,
         request: &Request<'_>,
+        routed: &Routed,
         rest: &[u8],
-        command: Option<CommandId>,
         learned: Option<&Learned>,
     ) -> Next {
-        let is_opening = matches!(verb, TransactionCommand::Watch)
-            || (verb == TransactionCommand::Multi && request.count() == 1);
-        if self.pin.is_some() {
-            return self.verb(verb, request, command);
-        }
-        if !is_opening {
-            // Without a transaction these leave no trace.
-            return self.on_shared(
-                request.bytes(),
-                1,
-                command,
-                (RequestKind::Plain, Delays::NONE),
-            );
-        }
         if verb == TransactionCommand::Multi {
             let most_bytes = self.clients.thread.settings().upstream.max_shared_request;
             let most = self
                 .in_flight_limit()
                 .saturating_sub(self.outlet.outstanding());
-            let denied = self.clients.denied(self.group());
-            let rules = self.rules(denied.as_deref(), learned);
             let shares =
                 self.session.reply != crate::session::ReplyMode::SkipNext && self.blocks_end();
-            match block(rest, most_bytes, most, &rules) {
+            match self.by_rules(learned, |rules| block(rest, most_bytes, most, rules)) {
                 Block::Whole {
                     length,
                     count,
                     delays,
                 } if shares && !self.clients.thread.process.weights.may_overwhelm(length) => {
                     let kind = (RequestKind::Block, delays);
-                    return self.on_shared(&rest[..length], count, command, kind);
+                    return self.on_shared(&rest[..length], count, routed.command, kind);
                 }
                 // What follows may be in the socket already.
                 Block::Partial if !self.is_drained => return Next::More,
@@ -462,8 +449,7 @@ impl Client {
             self.wait = Wait::Answers;
             return Next::Wait;
         }
-        let route = Route::Transaction(verb);
-        self.begin_slow(request, Routed { command, route })
+        self.begin_slow(request, routed.clone())
     }
 
     /// Sends requests that leave no trace on a shared connection.

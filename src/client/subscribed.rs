@@ -10,14 +10,14 @@ use redis_protocol::resp3::types::OwnedFrame;
 use super::refusals::{UNREACHABLE, refusal};
 use super::story::Awaited;
 use super::{Client, Next};
-use crate::command::{CommandId, Delays, Local, PinReason, spec};
+use crate::command::{CommandId, Delays, PinReason};
 use crate::fanout::{ChannelAudiences, TopicKind};
 use crate::identity::ClientFlag;
 use crate::resp::Request;
 use crate::resp::speak::{error, push_bulk, push_header};
-use crate::session::{Protocol, Route, Routed, malformed};
+use crate::session::Protocol;
 use crate::telemetry::Bound;
-use crate::texts::{ServerVersion, exec_aborted, is_unknown_command, subscribers_may_not};
+use crate::texts::is_unknown_command;
 use crate::upstream::{PinError, SubscribeResult, Subscriptions};
 
 const TOO_MANY: &str =
@@ -123,45 +123,23 @@ impl Client {
         let is_subscribed = counts.total() > 0;
         self.flag(ClientFlag::Pubsub, is_subscribed);
         self.entry.may_be_silent.set(is_subscribed);
-        self.is_listening = is_subscribed && self.session.state.protocol == Protocol::Resp2;
+    }
+
+    /// Tells the protocol in which the client is subscribed to something.
+    pub(super) fn subscribed(&self) -> Option<Protocol> {
+        let is_subscribed = self.record.has(ClientFlag::Pubsub);
+        is_subscribed.then_some(self.session.state.protocol)
+    }
+
+    /// Tells whether the client is subscribed, in RESP2: it may do little else.
+    pub(super) fn is_listening(&self) -> bool {
+        self.subscribed() == Some(Protocol::Resp2)
     }
 
     /// The client is subscribed to nothing any more.
     pub(super) fn unsubscribe_all(&mut self) {
         while self.subscriptions().leave_some(self.record.id()) {}
         self.note_subscriptions();
-    }
-
-    /// A request of a RESP2 subscriber, which may do little else. `None`: it goes its usual way.
-    pub(super) fn amid_subscriptions(
-        &mut self,
-        request: &Request<'_>,
-        routed: &Routed,
-    ) -> Option<Next> {
-        match routed.route {
-            Route::Subscribed | Route::Alien | Route::Local(Local::Quit | Local::Reset) => {
-                return None;
-            }
-            _ => {}
-        }
-        let length = request.bytes().len();
-        // What the table does not know the server answers: nearly always, that it does not know it either.
-        let server = self.clients.thread.server_version();
-        let reply = match subscriber_refusal(server, request, routed) {
-            Some(reply) => reply,
-            None if is_ping(routed.command) => {
-                return Some(self.begin_slow(request, routed.clone()));
-            }
-            None => return None,
-        };
-        self.count(1, routed.command);
-        self.answer(&reply);
-        Some(Next::Used(length))
-    }
-
-    /// Whether a request is PING of a subscriber.
-    pub(super) fn is_ping_of_subscriber(&self, command: Option<CommandId>) -> bool {
-        self.record.has(ClientFlag::Pubsub) && is_ping(command)
     }
 }
 
@@ -174,21 +152,6 @@ pub(super) fn in_own_words(
         true => unknown(),
         false => error,
     })
-}
-
-fn is_ping(command: Option<CommandId>) -> bool {
-    command.is_some_and(|id| spec(id).name == "ping")
-}
-
-/// What a subscriber in RESP2 gets for a request that is known and is none of the few that it may send.
-pub(super) fn subscriber_refusal(
-    server: ServerVersion,
-    request: &Request<'_>,
-    routed: &Routed,
-) -> Option<Vec<u8>> {
-    let name = spec(routed.command?).name;
-    let wrong = malformed(server, request, routed.command);
-    wrong.or_else(|| (name != "ping").then(|| may_not(server, name)))
 }
 
 /// What a client gets that would have more subscriptions than it may.
@@ -216,15 +179,6 @@ pub(super) fn corrected(reply: Vec<u8>, kind: TopicKind, audiences: &ChannelAudi
         push_header(&mut corrected, b':', count.max(0));
     }
     corrected
-}
-
-/// What the command `name` gets of a RESP2 subscriber.
-fn may_not(server: ServerVersion, name: &str) -> Vec<u8> {
-    let refusal = subscribers_may_not(server, name);
-    match name {
-        "exec" => exec_aborted(&refusal),
-        _ => refusal,
-    }
 }
 
 /// The answer to PING of a RESP2 subscriber.

@@ -11,14 +11,13 @@ use super::pinned::PinUse;
 use super::refusals::unserved;
 use super::rejected::hold;
 use super::rejection::tell_of;
-use super::restrictions::Restrictions;
 use super::story::Awaited;
 use super::{Client, ClientEntry, Clients, Purpose, Wait};
 use crate::admission::ClientPermit;
 use crate::identity::{ClientArrival, ClientFlag, Identity, PeerAddress};
 use crate::link::Link;
 use crate::resp::RequestScanner;
-use crate::session::{ReplyMode, Session};
+use crate::session::{ReplyMode, Restrictions, Session};
 use crate::telemetry::{Bound, Disconnect};
 use crate::transport::Stream;
 use crate::upstream::WaitError;
@@ -90,7 +89,6 @@ impl Client {
             pin_use: PinUse::default(),
             wait: Wait::Nothing,
             streaming: None,
-            is_listening: false,
             has_written: false,
             refusing: None,
             unplaced: None,

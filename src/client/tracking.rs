@@ -11,14 +11,14 @@ use super::redirection::{Redirection, RedirectionNames};
 use super::refusals::{NOT_IN_MULTI, TOO_MANY_OWN, UNREACHABLE, refusal};
 use super::story::{Awaited, SlowRequest, Told};
 use super::{Client, Next, Wait};
-use crate::command::{CommandId, Delays, PinReason, same_word};
+use crate::command::{CommandId, Delays, PinReason};
 use crate::exchange::RequestKind;
 use crate::failover::ServerNode;
 use crate::identity::ClientFlag;
 use crate::link::Link;
 use crate::resp::speak::{encode_request, push_header};
 use crate::resp::{Request, parse_integer};
-use crate::session::{OwnCommand, PinnedCommand, Protocol, State, Tracking};
+use crate::session::{OwnCommand, PinnedCommand, Protocol, State, Tracking, TrackingRequest};
 use crate::telemetry::Bound;
 
 /// Where TRACKINGINFO tells the connection to which is redirected.
@@ -31,81 +31,15 @@ const BROKEN_FLAG: &[u8] = b"$15\r\nbroken_redirect\r\n";
 /// Most clients to which one transaction may redirect: a connection is lent to stand for each.
 const MOST_STAND_INS: usize = 4;
 
-/// What a request about tracking asks.
-#[derive(Debug, PartialEq, Eq)]
-enum Asked {
-    /// CLIENT TRACKING: on or off; and the places of the ids behind REDIRECT.
-    Switch(Option<Tracking>, Vec<usize>),
-    /// CLIENT GETREDIR and CLIENT TRACKINGINFO, which tell an id.
-    Redirection,
-    /// CLIENT CACHING.
-    Caching,
-}
-
-impl Asked {
-    /// Reads the options as Redis does: up to the first it does not know.
-    fn by(request: &Request<'_>) -> Self {
-        let words: Vec<&[u8]> = request.arguments().collect();
-        match words.as_slice() {
-            [_, sub, switch, ..] if same_word(sub, b"tracking") => {
-                let (mut broadcasts, mut targets) = (false, Vec::new());
-                let mut at = 3;
-                while let Some(option) = words.get(at) {
-                    if same_word(option, b"redirect") && at + 1 < words.len() {
-                        targets.push(at + 1);
-                        at += 1;
-                    } else if same_word(option, b"prefix") && at + 1 < words.len() {
-                        at += 1;
-                    } else if same_word(option, b"bcast") {
-                        broadcasts = true;
-                    } else if ![&b"optin"[..], b"optout", b"noloop"]
-                        .iter()
-                        .any(|known| same_word(option, known))
-                    {
-                        break;
-                    }
-                    at += 1;
-                }
-                let on = same_word(switch, b"on").then_some(Tracking {
-                    broadcasts,
-                    redirect: None,
-                });
-                Self::Switch(on, targets)
-            }
-            [_, sub, ..] if same_word(sub, b"caching") => Self::Caching,
-            _ => Self::Redirection,
-        }
-    }
-}
-
 impl Client {
-    /// Whether a request about tracking is a story: a connection is to stand for the client to which it redirects, or the server is asked
-    /// for the id of one that does.
-    pub(super) fn names_a_stand_in(&self, request: &Request<'_>) -> bool {
-        match Asked::by(request) {
-            Asked::Switch(_, targets) => !targets.is_empty(),
-            Asked::Redirection => self.pin.is_some() && self.redirects(),
-            Asked::Caching => false,
-        }
-    }
-
     /// CLIENT TRACKING, CACHING, GETREDIR or TRACKINGINFO, where that names no connection.
     pub(super) fn tracking(&mut self, request: &Request<'_>, command: Option<CommandId>) -> Next {
-        let asked = Asked::by(request);
-        let changes_nothing = match &asked {
-            Asked::Switch(on, _) => on.is_none(),
-            Asked::Redirection | Asked::Caching => true,
-        };
-        if self.pin.is_none() && changes_nothing {
-            // Where tracking is off, as on every shared connection, these leave no trace.
-            let kind = (RequestKind::Plain, Delays::of(command));
-            return self.on_shared(request.bytes(), 1, command, kind);
-        }
         let link = match self.pin_with_room(PinReason::Tracking) {
             Ok(link) => link,
             Err(next) => return next,
         };
-        if let Asked::Switch(on, _) = asked {
+        let asked = TrackingRequest::by(request);
+        if let TrackingRequest::Switch(on, _) = asked {
             self.switch_tracking(&link, request.bytes(), command, on);
             return Next::Used(request.bytes().len());
         }
@@ -113,7 +47,7 @@ impl Client {
         let (show, kind) = (self.show(), self.queued_kind());
         let kind = (kind, Delays::NONE);
         link.send(&self.outlet, request.bytes(), 1, kind, show);
-        if asked == Asked::Caching {
+        if asked == TrackingRequest::Caching {
             link.set_announcing();
         }
         Next::Used(request.bytes().len())
@@ -121,21 +55,10 @@ impl Client {
 
     /// The story of a request that names a connection. Nothing is outstanding.
     pub(super) async fn names_stand_in(&mut self, slow: &SlowRequest) -> Told {
-        let (request, command) = (slow.request(), slow.command());
-        match Asked::by(&request) {
-            Asked::Switch(on, targets) if !targets.is_empty() => {
-                self.redirect(slow, on, &targets).await
-            }
-            Asked::Redirection if self.pin.is_some() && self.redirects() => {
+        match TrackingRequest::by(&slow.request()) {
+            TrackingRequest::Switch(on, targets) => self.redirect(slow, on, &targets).await,
+            TrackingRequest::Redirection | TrackingRequest::Caching => {
                 self.ask_redirection(slow).await
-            }
-            _ => {
-                // What it redirected is over.
-                self.until_done(slow, |client, request| match client.refusing {
-                    Some(_) => client.refuse_one(command, slow.length(), 1),
-                    None => client.tracking(request, command),
-                })
-                .await
             }
         }
     }
@@ -157,7 +80,7 @@ impl Client {
         link.send(&self.outlet, bytes, 1, kind, show);
     }
 
-    fn redirects(&self) -> bool {
+    pub(super) fn redirects(&self) -> bool {
         let tracking = self.outlet.transaction().tracking;
         let is_redirected = tracking.is_some_and(|tracking| tracking.redirect.is_some());
         // Or it is queued.
@@ -462,47 +385,6 @@ fn told_id(reply: &[u8]) -> Option<i64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn asked(line: &str) -> Asked {
-        let words: Vec<&str> = line.split(' ').collect();
-        Asked::by(&Request::new(&encode_request(&words)))
-    }
-
-    fn on(broadcasts: bool) -> Option<Tracking> {
-        Some(Tracking {
-            broadcasts,
-            redirect: None,
-        })
-    }
-
-    #[test]
-    fn options_are_read_as_redis_reads_them() {
-        for (line, expected) in [
-            ("CLIENT TRACKING on", (on(false), vec![])),
-            ("client tracking OFF", (None, vec![])),
-            ("client tracking maybe", (None, vec![])),
-            ("client tracking ON bcast PREFIX bcast", (on(true), vec![])),
-            ("client tracking ON prefix bcast", (on(false), vec![])),
-            ("client tracking ON REDIRECT 7 NOLOOP", (on(false), vec![4])),
-            (
-                "client tracking ON prefix redirect redirect 7",
-                (on(false), vec![6]),
-            ),
-            (
-                "client tracking ON redirect 7 redirect 8",
-                (on(false), vec![4, 6]),
-            ),
-            ("client tracking ON foo redirect 7", (on(false), vec![])),
-            ("client tracking ON redirect", (on(false), vec![])),
-            ("client tracking off redirect 9", (None, vec![4])),
-        ] {
-            let (on, targets) = expected;
-            assert_eq!(asked(line), Asked::Switch(on, targets), "{line}");
-        }
-        assert_eq!(asked("client caching yes"), Asked::Caching);
-        assert_eq!(asked("client getredir"), Asked::Redirection);
-        assert_eq!(asked("client trackinginfo"), Asked::Redirection);
-    }
 
     #[test]
     fn what_leads_nowhere_is_flagged_once() {

@@ -71,7 +71,7 @@ pub fn misused(
 }
 
 /// What a request gets, other than those that authenticate, of a client that has not authenticated and has to.
-pub fn unauthenticated(
+pub(super) fn unauthenticated(
     server: ServerVersion,
     request: &Request<'_>,
     command: Option<CommandId>,

@@ -1,24 +1,32 @@
 //! What the server would remember of one client, and where each of its requests goes.
 
+mod destination;
 mod malformed;
 mod own_elements;
 mod reply_mode;
+mod restrictions;
 mod route;
 mod state;
 mod taken;
+mod tracking_request;
 mod transaction;
 mod unplaced;
 
 use std::rc::Rc;
 
-pub use malformed::{malformed, miscounted, misused, unauthenticated};
+pub use destination::{
+    Destination, LentUse, Loan, Measured, Mode, StoryKind, destination, subscriber_refusal,
+};
+pub use malformed::{malformed, miscounted, misused};
 pub use own_elements::{
     NextMark, OwnCommand, OwnElement, OwnElements, StandInAnswer, judged, stand_in_for,
 };
 pub use reply_mode::{ReplyMode, ShownInExec};
-pub use route::{Block, Route, Routed, Rules, block, route};
+pub use restrictions::Restrictions;
+pub use route::{Block, Denial, Route, Routed, Rules, block, route};
 pub use state::{Change, Credentials, Effect, Own, Protocol, State, Step, name_request, steps};
 pub use taken::TakenCredentials;
+pub use tracking_request::TrackingRequest;
 pub use transaction::{PinnedCommand, Stream, Tracking, Transaction};
 pub use unplaced::{Begun, Unplaced, UnplacedTransaction};
 

@@ -1,16 +1,17 @@
 //! Where a request goes: decided here and nowhere else, from the command table and what the group denies.
 
-use std::borrow::Cow;
-
+use super::malformed::unauthenticated;
+use super::restrictions::Restrictions;
 use crate::command::{
     CommandId, Delays, DenySet, Learned, Local, NamedCommand, PinReason, TransactionCommand, Way,
-    asks_to_block, identify, is_container, lookup, runs_script, spec, takes_words, transaction,
-    writes,
+    asks_to_block, identify, is_container, keeps_arriving, lookup, runs_script, spec, takes_words,
+    transaction, writes,
 };
 use crate::config::ServerRole;
 use crate::resp::{Bounds, Request, RequestScanner, Scan};
 use crate::texts::{
-    PackedVersion, READ_ONLY, ServerVersion, has_command, unknown_command, unknown_subcommand,
+    NOAUTH, PackedVersion, READ_ONLY, ServerVersion, closes_aliens_first, has_command,
+    resets_strangers, unknown_command, unknown_subcommand,
 };
 
 /// Where a request goes.
@@ -32,8 +33,6 @@ pub enum Route {
     Refused(Vec<u8>),
     /// Nowhere before its client has a place: it has yet to say who it is.
     Unsettled,
-    /// Denied to the client's group, under this name: answered as the server answers whom its rules do not permit it.
-    Denied(Cow<'static, str>),
     /// What no Redis client sends (`POST`, `Host:`): closed without a word, as Redis does.
     Alien,
 }
@@ -47,17 +46,28 @@ pub struct Routed {
     pub route: Route,
 }
 
+/// Holds what a client's group may not use, and what the client is told that uses it all the same.
+#[derive(Clone, Copy)]
+pub struct Denial<'a> {
+    /// The commands.
+    pub commands: &'a DenySet,
+    /// Returns what the server would answer the client whose rules do not permit it a command of this name.
+    pub refusal: &'a dyn Fn(&str) -> Vec<u8>,
+}
+
 /// What a request is held against, beside the command table.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Clone, Copy, Default)]
 pub struct Rules<'a> {
     /// What the client's group may not use.
-    pub deny: Option<&'a DenySet>,
+    pub deny: Option<Denial<'a>>,
     /// What the server said of the commands that the table does not know.
     pub learned: Option<&'a Learned>,
     /// What the server is for.
     pub role: ServerRole,
     /// Which server it is.
     pub server: PackedVersion,
+    /// What stands between its client's requests and where they go.
+    pub restrictions: Restrictions,
 }
 
 /// How a command travels that the table does not know while the server has not told of its commands: it may be any.
@@ -70,6 +80,61 @@ const NO_REPLICATION: &[u8] =
 /// Decides the route of a request from its name and, for containers, its second word.
 #[inline]
 pub fn route(name: &[u8], request: &Request<'_>, rules: &Rules<'_>) -> Routed {
+    let routed = by_command(name, request, rules);
+    if rules.restrictions.is_empty() {
+        routed
+    } else {
+        restricted(request, routed, rules)
+    }
+}
+
+/// Decides where a request goes that does not simply go where its command leads.
+#[cold]
+fn restricted(request: &Request<'_>, mut routed: Routed, rules: &Rules<'_>) -> Routed {
+    let restrictions = rules.restrictions;
+    if restrictions.is_locked() {
+        // Before it is given a place: who must authenticate and has not takes nobody's.
+        routed.route = locked_out(
+            rules.server.version(),
+            request,
+            routed.route,
+            routed.command,
+        );
+    }
+    let is_answered = match &routed.route {
+        Route::Alien => true,
+        Route::Refused(_) if restrictions.is_locked() => true,
+        _ => keeps_arriving(routed.command),
+    };
+    // Nor is it for ever that it says who it is: the next attempt to authenticate may stand behind the last at all times.
+    if restrictions.is_arriving()
+        && routed.route != Route::Alien
+        && (!is_answered || restrictions.is_overdue())
+    {
+        routed.route = Route::Unsettled;
+    }
+    routed
+}
+
+/// Decides where a request goes that has to wait for its client to authenticate: nowhere, but for those that do so.
+fn locked_out(
+    server: ServerVersion,
+    request: &Request<'_>,
+    route: Route,
+    command: Option<CommandId>,
+) -> Route {
+    match route {
+        Route::Local(Local::Auth | Local::Hello | Local::Quit) => route,
+        Route::Alien if closes_aliens_first(server) => route,
+        Route::Alien => Route::Refused(NOAUTH.to_vec()),
+        Route::Local(Local::Reset) if resets_strangers(server) => route,
+        _ => Route::Refused(unauthenticated(server, request, command)),
+    }
+}
+
+/// Decides the route of a request whose client nothing stands in the way of.
+#[inline]
+fn by_command(name: &[u8], request: &Request<'_>, rules: &Rules<'_>) -> Routed {
     let id = match lookup(name) {
         Some(id) if !is_container(id) => id,
         _ => match identify(name, request.argument(1)) {
@@ -79,11 +144,11 @@ pub fn route(name: &[u8], request: &Request<'_>, rules: &Rules<'_>) -> Routed {
         },
     };
     if let Some(deny) = rules.deny
-        && deny.denies(id)
+        && deny.commands.denies(id)
     {
         return Routed {
             command: Some(id),
-            route: Route::Denied(Cow::Borrowed(spec(id).name)),
+            route: Route::Refused((deny.refusal)(spec(id).name)),
         };
     }
     if rules.role == ServerRole::Replica
@@ -163,10 +228,12 @@ fn route_unknown(name: &[u8], request: &Request<'_>, rules: &Rules<'_>) -> Route
         return Route::Alien;
     }
     if let Some(deny) = rules.deny
-        && deny.denies_unknown(name, request.argument(1), rules.learned)
+        && deny
+            .commands
+            .denies_unknown(name, request.argument(1), rules.learned)
     {
         let name = String::from_utf8_lossy(name).to_lowercase();
-        return Route::Denied(Cow::Owned(name));
+        return Route::Refused((deny.refusal)(&name));
     }
     if rules.role == ServerRole::Replica {
         match rules.learned {
@@ -310,6 +377,54 @@ mod tests {
     }
 
     #[test]
+    fn who_must_authenticate_is_refused_all_else_and_who_arrives_gets_a_place_for_it() {
+        let told = |line: &str, locked, arriving, overdue| {
+            let words: Vec<&str> = line.split(' ').collect();
+            let bytes = encode_request(&words);
+            let mut restrictions = Restrictions::default();
+            restrictions.set_locked(locked);
+            restrictions.set_arriving(arriving);
+            let rules = Rules {
+                restrictions: if overdue {
+                    restrictions.overdue()
+                } else {
+                    restrictions
+                },
+                ..Rules::default()
+            };
+            route(words[0].as_bytes(), &Request::new(&bytes), &rules).route
+        };
+        for line in ["GET k", "MULTI", "SUBSCRIBE c", "CLIENT LIST", "BLPOP k 0"] {
+            assert!(
+                matches!(told(line, true, false, false), Route::Refused(_)),
+                "{line}"
+            );
+            // Nobody's place is taken for a refusal.
+            assert!(
+                matches!(told(line, true, true, false), Route::Refused(_)),
+                "{line}"
+            );
+            assert_eq!(told(line, false, true, false), Route::Unsettled, "{line}");
+        }
+        for (line, local) in [
+            ("AUTH x", Local::Auth),
+            ("HELLO 3", Local::Hello),
+            ("QUIT", Local::Quit),
+        ] {
+            for (locked, arriving) in [(true, false), (false, true), (true, true)] {
+                assert_eq!(
+                    told(line, locked, arriving, false),
+                    Route::Local(local),
+                    "{line}"
+                );
+            }
+            assert_eq!(told(line, true, true, true), Route::Unsettled, "{line}");
+        }
+        assert_eq!(told("PING", false, true, false), Route::Shared);
+        assert_eq!(told("POST / HTTP/1.1", false, true, true), Route::Alien);
+    }
+
+    #[test]
     fn denied_commands_are_told_by_their_names() {
         let deny = DenySet::build(&["flushall", "@dangerous", "json.get"]).unwrap();
         for (line, name) in [
@@ -320,11 +435,14 @@ mod tests {
             let words: Vec<&str> = line.split(' ').collect();
             let bytes = encode_request(&words);
             let rules = Rules {
-                deny: Some(&deny),
+                deny: Some(Denial {
+                    commands: &deny,
+                    refusal: &|name| name.into(),
+                }),
                 ..Rules::default()
             };
             let routed = route(words[0].as_bytes(), &Request::new(&bytes), &rules).route;
-            assert_eq!(routed, Route::Denied(Cow::Borrowed(name)), "{line}");
+            assert_eq!(routed, Route::Refused(name.into()), "{line}");
         }
     }
 
@@ -422,12 +540,12 @@ mod tests {
         );
         let deny = DenySet::build(&["set"]).unwrap();
         let denies = Rules {
-            deny: Some(&deny),
+            deny: Some(Denial {
+                commands: &deny,
+                refusal: &|name| name.into(),
+            }),
             ..Rules::default()
         };
-        assert_eq!(
-            on_replica("SET k v", denies),
-            Route::Denied(Cow::Borrowed("set"))
-        );
+        assert_eq!(on_replica("SET k v", denies), Route::Refused("set".into()));
     }
 }

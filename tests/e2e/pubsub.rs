@@ -273,6 +273,25 @@ fn subscribers_are_subscribed_again_when_the_server_is_back() {
 }
 
 #[test]
+fn a_subscriber_whose_group_may_not_ping_is_told_so_and_nobody_waits_for_it() {
+    let redis = Redis::start(&[]);
+    let group = "[[group]]\nname = \"default\"\ndeny_commands = [\"ping\"]";
+    let respool = Respool::with(&redis)
+        .top("workers = 1")
+        .section(group)
+        .start();
+    let mut subscriber = respool.client();
+    let confirmed = subscriber.cmd(&["SUBSCRIBE", "news"]);
+    assert_eq!(
+        confirmed,
+        Value::Array(confirmation("subscribe", "news", 1))
+    );
+    let denied = subscriber.cmd(&["PING"]).text();
+    assert!(denied.starts_with("NOPERM "), "{denied}");
+    assert_eq!(respool.client().cmd(&["SET", "k", "v"]), Value::ok());
+}
+
+#[test]
 fn subscribers_are_closed_at_a_loss_when_the_operator_says_so() {
     let redis = Redis::start(&[]);
     let respool = Respool::with(&redis)

@@ -9,16 +9,15 @@ use crate::auth::{AttemptOutcome, is_wrong_password};
 use crate::client::refusals::TOO_MANY_ATTEMPTS;
 use crate::client::story::{Awaited, Told};
 use crate::client::{Client, Wait};
-use crate::command::{Local, same_word};
+use crate::command::same_word;
 use crate::config::AuthMode;
 use crate::resp::speak::{OK, error};
 use crate::resp::{Bounds, Request, parse_integer};
-use crate::session::{Change, Credentials, Protocol, Route, Routed, State, unauthenticated};
+use crate::session::{Change, Credentials, Protocol, State};
 use crate::telemetry::Disconnect;
 use crate::texts::{
-    NO_PASSWORD, NO_SUCH_PROTOCOL, NOAUTH, PROTOCOL_NOT_AN_INTEGER, SYNTAX_ERROR, ServerVersion,
-    WRONGPASS, bad_hello_option, closes_aliens_first, hello_without_auth, resets_strangers,
-    unknown_command,
+    NO_PASSWORD, NO_SUCH_PROTOCOL, NOAUTH, PROTOCOL_NOT_AN_INTEGER, SYNTAX_ERROR, WRONGPASS,
+    bad_hello_option, hello_without_auth, unknown_command,
 };
 
 /// Bytes of errors a client may leave unread that has to authenticate.
@@ -138,23 +137,6 @@ impl Client {
         } else {
             Bounds::new(most)
         }
-    }
-
-    /// Where a request goes that has to wait for its client to authenticate: nowhere, but for those that do so.
-    pub(in crate::client) fn locked_out(
-        server: ServerVersion,
-        request: &Request<'_>,
-        routed: Routed,
-    ) -> Routed {
-        let Routed { command, route } = routed;
-        let route = match route {
-            Route::Local(Local::Auth | Local::Hello | Local::Quit) => route,
-            Route::Alien if closes_aliens_first(server) => route,
-            Route::Alien => Route::Refused(NOAUTH.to_vec()),
-            Route::Local(Local::Reset) if resets_strangers(server) => route,
-            _ => Route::Refused(unauthenticated(server, request, command)),
-        };
-        Routed { command, route }
     }
 
     pub(in crate::client) fn auth(&mut self, request: &Request<'_>) {

@@ -8,9 +8,9 @@ use std::rc::Rc;
 
 use crate::client::story::{SlowRequest, Told};
 use crate::client::{Client, Wait};
-use crate::command::{PinReason, lookup, same_word, spec};
+use crate::command::{PinReason, lookup, same_word};
 use crate::link::{Link, RoomWait};
-use crate::session::{PinnedCommand, Route, Routed};
+use crate::session::PinnedCommand;
 use crate::telemetry::Disconnect;
 
 /// What a script gets inside MULTI while SCRIPT DEBUG is on. The server itself runs what stands behind it twice: in the debugger,
@@ -48,21 +48,7 @@ impl Client {
         self.pin.is_some() && self.outlet.transaction().debugging
     }
 
-    /// Tells whether a request is a script of a client with SCRIPT DEBUG on.
-    pub(in crate::client) fn is_debugged(&self, routed: &Routed) -> bool {
-        let is_script = || {
-            routed
-                .command
-                .is_some_and(|id| matches!(spec(id).name, "eval" | "eval_ro"))
-        };
-        matches!(
-            routed.route,
-            Route::Fenced | Route::Pinned(PinReason::ReplicaScript)
-        ) && self.is_debugging()
-            && is_script()
-    }
-
-    /// Tells such a script. Nothing is outstanding.
+    /// Tells a script of a client with SCRIPT DEBUG on. Nothing is outstanding.
     pub(super) async fn debugged(&mut self, slow: &SlowRequest) -> Told {
         let Some(link) = self.lent(slow, PinReason::ScriptDebug).await? else {
             return Ok(());

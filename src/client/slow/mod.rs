@@ -15,11 +15,11 @@ use std::rc::Rc;
 
 use crate::client::story::{SlowRequest, Story, Told};
 use crate::client::{Client, Next, Wait};
-use crate::command::{Delays, PinReason, TransactionCommand};
+use crate::command::{Delays, PinReason};
 use crate::exchange::RequestKind;
 use crate::link::Link;
 use crate::resp::Request;
-use crate::session::{Route, Routed};
+use crate::session::{Destination, Mode, Route, Routed, StoryKind};
 use crate::transport::READ_SIZE;
 
 impl Client {
@@ -71,43 +71,27 @@ impl Client {
                 })
             };
         }
-        match slow.routed.route {
-            // It is looked at by what the busy server has been told of.
-            _ if self.has_unplaced_open() => {
-                told!(|client, slow| client.until_done(&slow, |client, _| client.go_on(&slow)))
-            }
-            _ if self.is_debugged(&slow.routed) => told!(|client, slow| client.debugged(&slow)),
-            Route::Subscribed => told!(|client, slow| client.subscription(&slow)),
-            Route::Pinned(reason @ (PinReason::Blocking | PinReason::BlockingOption))
-                if self.pin.is_none() =>
-            {
-                Box::pin(async move { self.blocking(&slow, reason).await })
-            }
-            Route::Pinned(PinReason::Wait) => {
-                told!(|client, slow| client.wait_for_replicas(&slow))
-            }
-            Route::Pinned(PinReason::Tracking) => {
-                told!(|client, slow| client.names_stand_in(&slow))
-            }
-            Route::Pinned(PinReason::Monitor) => told!(|client, slow| client.monitor(&slow)),
-            Route::Pinned(PinReason::ScriptDebug) => {
-                told!(|client, slow| client.script_debug(&slow))
-            }
-            Route::Transaction(verb @ (TransactionCommand::Multi | TransactionCommand::Watch))
-                if self.pin.is_none() =>
-            {
+        let mode = Mode {
+            is_unplaced: self.has_unplaced_open(),
+            ..self.mode()
+        };
+        match self.destination(&slow.routed, &slow.request(), &mode) {
+            Destination::Story(kind) => match kind {
+                StoryKind::Subscription => told!(|client, slow| client.subscription(&slow)),
+                StoryKind::Ping => told!(|client, slow| client.ping_of_subscriber(&slow)),
+                StoryKind::Blocking(reason) => {
+                    Box::pin(async move { self.blocking(&slow, reason).await })
+                }
+                StoryKind::Exec => told!(|client, slow| client.exec(&slow)),
+                StoryKind::Wait => told!(|client, slow| client.wait_for_replicas(&slow)),
+                StoryKind::Monitor => told!(|client, slow| client.monitor(&slow)),
+                StoryKind::Redirection => told!(|client, slow| client.names_stand_in(&slow)),
+                StoryKind::ScriptDebug => told!(|client, slow| client.script_debug(&slow)),
+                StoryKind::Debugged => told!(|client, slow| client.debugged(&slow)),
+                StoryKind::Publish => told!(|client, slow| client.publish(&slow)),
+            },
+            Destination::Begin(verb) => {
                 told!(|client, slow| client.begin_transaction(verb, &slow))
-            }
-            Route::Transaction(TransactionCommand::Exec)
-                if self.exec_needs_a_story(&slow.request()) =>
-            {
-                told!(|client, slow| client.exec(&slow))
-            }
-            Route::Shared if self.is_ping_of_subscriber(slow.command()) => {
-                told!(|client, slow| client.ping_of_subscriber(&slow))
-            }
-            Route::Shared if self.is_weighty(slow.command(), slow.length()) => {
-                told!(|client, slow| client.publish(&slow))
             }
             _ => told!(|client, slow| client.until_done(&slow, |client, _| client.go_on(&slow))),
         }

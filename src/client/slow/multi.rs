@@ -13,7 +13,7 @@ use crate::identity::ClientFlag;
 use crate::link::Link;
 use crate::resp::speak::{OK, encode_request};
 use crate::resp::{Request, parse_integer};
-use crate::session::{Change, PinnedCommand, ReplyMode, Route, Routed, State};
+use crate::session::{Change, PinnedCommand, ReplyMode, State};
 use crate::telemetry::Disconnect;
 
 /// Why a connection is lent for a command of transactions.
@@ -62,9 +62,8 @@ impl Client {
     }
 
     /// Tells whether something has to be seen to before an EXEC is sent that ends the open transaction.
-    pub(super) fn exec_needs_a_story(&self, request: &Request<'_>) -> bool {
-        let has_queued = self.pin_use.queues_own || self.pin_use.messages.is_some();
-        self.pin.is_some() && has_queued && request.count() == 1
+    pub(in crate::client) fn prepares_exec(&self) -> bool {
+        self.pin_use.queues_own || self.pin_use.messages.is_some()
     }
 
     /// MULTI, EXEC, DISCARD, WATCH or UNWATCH on the connection lent to the client.
@@ -74,10 +73,6 @@ impl Client {
         request: &Request<'_>,
         command: Option<CommandId>,
     ) -> Next {
-        if verb == TransactionCommand::Exec && self.exec_needs_a_story(request) {
-            let route = Route::Transaction(verb);
-            return self.begin_slow(request, Routed { command, route });
-        }
         match self.pin_with_room(reason_of(verb)) {
             Ok(link) => self.send_verb(&link, verb, request, command),
             Err(next) => next,

@@ -143,7 +143,7 @@ impl Client {
     /// Answers PING of a subscriber. Nothing is outstanding.
     pub(super) async fn ping_of_subscriber(&mut self, slow: &SlowRequest) -> Told {
         self.behind_messages().await?;
-        if !self.is_listening {
+        if !self.is_listening() {
             return self.send_plain(slow).await;
         }
         let reply = match self.said_while_busy(ECHO).await? {
