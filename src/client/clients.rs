@@ -274,7 +274,7 @@ impl Clients {
             return;
         };
         let mode = if with_error { "ERROR" } else { "TIMEOUT" };
-        let server_id = link.server_id.to_string();
+        let server_id = link.server_id().to_string();
         let request =
             crate::resp::speak::encode_request(&["CLIENT", "UNBLOCK", server_id.as_str(), mode]);
         let (upstream, held) = (Rc::clone(&self.upstream), link.hold());

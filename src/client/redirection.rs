@@ -88,7 +88,7 @@ impl Redirection {
     ) -> Rc<Self> {
         let link = Rc::clone(pin.link());
         let redirection = Rc::new(Self {
-            server_id: link.server_id,
+            server_id: link.server_id(),
             to,
             is_broken: false.into(),
             is_in_use: false.into(),

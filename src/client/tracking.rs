@@ -131,7 +131,7 @@ impl Client {
         };
         let exists = match standing {
             // Where nothing is redirected in the end any connection will do.
-            None => link.server_id,
+            None => link.server_id(),
             Some((_, (server_id, node))) if node == link.origin().node => server_id,
             // The one server does not know the connections of the other, but others by the same ids.
             Some(_) if is_open => {

@@ -15,19 +15,19 @@ impl Link {
 
     /// Takes in that an EXEC is sent that may run these commands, and make all frames the client's.
     pub fn expect_confirmations(&self, queued: Vec<QueuedSubscription>) {
-        self.sink.borrow_mut().expect(queued);
+        self.role.borrow_mut().expect(queued);
     }
 
     /// Takes in what is sent amid the messages from now on, where all has come that was asked for before.
     pub fn sent_now(&self, sent: SentNow) {
-        if let Some(confirmed) = self.sink.borrow_mut().confirmed() {
+        if let Some(confirmed) = self.role.borrow_mut().confirmed() {
             confirmed.sent_now(sent);
         }
     }
 
     /// Takes in that the transaction which is sent amid the messages holds this command, too.
     pub fn queue_subscription(&self, queued: QueuedSubscription) {
-        if let Some(confirmed) = self.sink.borrow_mut().confirmed() {
+        if let Some(confirmed) = self.role.borrow_mut().confirmed() {
             confirmed.queue(queued);
         }
     }

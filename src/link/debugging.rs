@@ -7,12 +7,12 @@ use crate::resp::speak::encode_request;
 impl Link {
     /// Says whether SCRIPT DEBUG may be on: nobody else is to have the connection until it is off.
     pub fn set_may_debug(&self, may_debug: bool) {
-        self.may_debug.set(may_debug);
+        self.traces.set_may_debug(may_debug);
     }
 
     /// Tells whether SCRIPT DEBUG may be on.
     pub fn may_debug(&self) -> bool {
-        self.may_debug.get()
+        self.traces.may_debug()
     }
 
     /// Switches SCRIPT DEBUG off, as the client's user, who may. Whether it is off is known only by the answer. A connection that is

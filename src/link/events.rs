@@ -7,30 +7,25 @@ use crate::session::Protocol;
 impl ConnectionEvents for Link {
     /// Knows that nothing that pushes is ever asked for on a shared connection, and in RESP2 there are no pushes.
     fn takes_pushes(&self) -> bool {
-        let is_shared = self.slot.get() != usize::MAX;
-        !is_shared && self.state().protocol != Protocol::Resp2
+        self.role.borrow().takes_pushes() && self.state().protocol != Protocol::Resp2
     }
 
     fn pushed(&self, bytes: &[u8], complete: bool) -> Result<bool, Violation> {
-        let has_time = self.sink.borrow_mut().take(bytes, complete)?;
-        if !has_time {
-            self.is_behind.set(true);
-        }
-        Ok(has_time)
+        self.role.borrow_mut().take(bytes, complete)
     }
 
     fn broke_off(&self, bytes: &[u8]) -> Result<(), Violation> {
-        self.sink.borrow_mut().break_off(bytes)
+        self.role.borrow_mut().break_off(bytes)
     }
 
     fn is_fanned_out(&self) -> bool {
-        self.sink.borrow().subscribers().is_some()
+        self.role.borrow().subscribers().is_some()
     }
 
     fn confirmed(&self, bytes: &[u8], complete: bool) {
         // What is sent on it from here on has answers that nobody looks at.
-        self.keeps_traces.set(true);
-        self.sink.borrow_mut().heed(bytes, complete);
+        self.traces.note_lasting();
+        self.role.borrow_mut().heed(bytes, complete);
     }
 
     fn refused(&self, error: &[u8]) {
@@ -42,7 +37,7 @@ impl ConnectionEvents for Link {
     }
 
     fn reply_begins(&self, head: &[u8]) {
-        if self.tells.get().is_some() {
+        if self.traces.is_hint_due() {
             self.hear_of_list(head);
         }
     }
@@ -59,7 +54,7 @@ impl ConnectionEvents for Link {
     }
 
     fn text_dropped(&self) {
-        self.thread.dropped_text(&self.name);
+        self.thread.dropped_text(self.name());
     }
 
     fn is_overdue(&self, since_micros: u64) -> bool {

@@ -16,7 +16,7 @@ impl Link {
     /// which no user's rules forbid (seen of Redis 6.2, 7.0 and 8.2, Valkey 8.1 and 9.1).
     pub fn keep_from_timeout(&self) {
         let now_ms = self.thread.clock.now_ms();
-        let is_exempt = self.sink.borrow().is_exempt(now_ms, SILENT_FOR);
+        let is_exempt = self.role.borrow().is_exempt(now_ms, SILENT_FOR);
         if is_exempt && self.takes_own_amid() && self.is_idle_for(SILENT_FOR) {
             self.send_own(&encode_request(&["HELLO"]), OwnReply::KeepAlive);
         }
@@ -25,10 +25,10 @@ impl Link {
     /// Tells whether a request of respool's own would change nothing for the client it is lent to: it would neither be queued, nor use up
     /// what the client's next command needs.
     fn takes_own_amid(&self) -> bool {
-        let sink = self.sink.borrow();
-        let is_open = sink
+        let role = self.role.borrow();
+        let is_open = role
             .client()
             .is_some_and(|client| client.transaction().open);
-        !is_open && !self.announces.get() && !self.exchange.borrow().shows_commands()
+        !is_open && !self.is_announcing() && !self.exchange.borrow().shows_commands()
     }
 }

@@ -3,119 +3,103 @@
 //! Invariant: nothing is sent behind a change of state until the server has answered it.
 
 mod amid_stream;
-mod announcing;
+mod begun;
 mod debugging;
+mod end;
 mod ending;
 mod events;
 mod exempt;
 mod finishing;
+mod frames;
 mod held_up;
 mod keys;
+mod leaving;
 mod listing;
 mod liveness;
 mod load;
 mod parcel;
 mod renewal;
+mod role;
 mod room;
-mod sink;
+mod signs;
 mod socket;
 mod steps;
+mod task;
 mod through;
+mod traces;
 mod trust;
 mod unasked;
 
-pub use ending::{Leaving, LinkEnd, SocketEnd};
+pub use end::LinkEnd;
+pub use ending::SocketEnd;
+pub use frames::{Forward, SubscriberFrames, broken_redirection};
+pub use leaving::Leaving;
 pub use room::RoomWait;
-pub use sink::{Forward, SubscriberFrames, broken_redirection};
 pub use socket::ServerSocket;
 
 use std::cell::{Cell, Ref, RefCell};
 use std::io;
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 
-use ending::Closing;
-use finishing::{Finishing, Returns};
+use begun::BegunRequest;
+use end::LinkEnding;
+use frames::ForwardedFrames;
+use leaving::LinkLeaving;
+use renewal::Renewal;
+use role::LinkRole;
+use room::WriteRoom;
+use signs::ReplicaSigns;
+use task::LinkTask;
 use tokio::sync::oneshot;
+use traces::ClientTraces;
 
-use crate::budget::SocketKind;
 use crate::command::Delays;
 use crate::exchange::{Changed, Exchange, OwnReply, RequestKind, Show, Unsent, Violation};
 use crate::memory::HeldBytes;
 use crate::outlet::Outlet;
-use crate::schedule::RoomQueue;
-use crate::server::{LinkOrigin, ListHint};
+use crate::server::LinkOrigin;
 use crate::session::{State, Step};
-use crate::telemetry::LossCause;
 use crate::thread::Thread;
 use crate::transport::Stream;
-use renewal::Renewal;
-use sink::FrameSink;
 
 /// Reads of one turn before other tasks get theirs.
 const READS_A_TURN: usize = 16;
 
 /// Holds one connection to the server.
 pub struct Link {
-    /// The server knows it by this name.
-    pub name: String,
-    /// The server knows it by this id, which CLIENT UNBLOCK takes.
-    pub server_id: i64,
-    /// It stands here among the worker's shared connections; `usize::MAX`: it is pinned.
-    pub slot: Cell<usize>,
     thread: Rc<Thread>,
     /// It has no socket from its end on.
     socket: RefCell<Option<Rc<ServerSocket>>>,
-    /// Its socket is counted as one of this kind.
-    socket_kind: SocketKind,
+    /// It says where the connection goes to, since when, and what the server calls it.
+    origin: LinkOrigin,
+    /// The server has acknowledged this state.
     state: RefCell<State>,
     exchange: RefCell<Exchange<Rc<Outlet>>>,
-    /// These wait until it takes more bytes.
-    room: RefCell<RoomQueue<Waker>>,
     /// It counts what is held: bytes on their way, who is due what, a reply that is gathered.
     holding: HeldBytes,
-    /// It gets frames that answer no request.
-    sink: RefCell<FrameSink>,
-    /// Is true while SCRIPT DEBUG may be on, which its client has sent.
-    may_debug: Cell<bool>,
-    /// The answer to the request sent last tells this of the server's commands.
-    tells: Cell<Option<ListHint>>,
-    /// Is true where its client may have left something on it that nothing undoes.
-    keeps_traces: Cell<bool>,
+    /// It says what the connection is for.
+    role: RefCell<LinkRole>,
+    /// Its client has begun this on it.
+    begun: Cell<BegunRequest>,
+    /// Its clients may have left this on it.
+    traces: ClientTraces,
     /// Others hold this while they are about to unblock it: until that is answered it may not be lent on.
     holds: Rc<()>,
-    /// Is true where the last request was CLIENT CACHING, which is for the next one.
-    announces: Cell<bool>,
-    /// Is true where a reply on it may have been more than one frame.
-    is_doubtful: Cell<bool>,
-    /// Somebody waits to be told whether all replies were.
-    vouching: RefCell<Option<oneshot::Sender<bool>>>,
-    /// Is true while a request has been sent in part: nothing but its rest may follow.
-    partial: Cell<bool>,
     /// It says when respool's own login on it has to be renewed.
     pub renewal: Renewal,
-    /// It says where the connection goes to, and since when.
-    origin: LinkOrigin,
-    closing: Cell<Option<Closing>>,
-    /// Tells whether nothing more is to be sent on it.
-    finishing: Cell<Finishing>,
-    finishing_micros: Cell<u64>,
-    returns: Returns,
-    /// This worker gets its socket when it ends.
-    passes_to: Cell<Option<usize>>,
-    leaving: Cell<Option<Leaving>>,
-    /// What may make it one to be left had changed so often when that was last asked.
-    pub checked: Cell<u64>,
-    /// The server has said on it that it is no primary, and nobody has heeded that yet.
-    alarm: Cell<Option<LossCause>>,
-    /// Is true once the server has refused a write on it, being a replica.
-    has_refused_write: Cell<bool>,
-    /// The client with the outlet at this address has waited for room and appends next; 0: none.
-    turn: Cell<usize>,
-    woken: Cell<bool>,
-    /// Is true while frames have been read that there was no time for in their turn.
-    is_behind: Cell<bool>,
-    waker: RefCell<Option<Waker>>,
+    /// It says who waits until the connection takes more bytes.
+    room: WriteRoom,
+    /// It says whether the connection is to be left for another.
+    leaving: LinkLeaving,
+    /// It says why the connection is to end.
+    ending: LinkEnding,
+    /// It says what the server has told of itself as a replica.
+    signs: ReplicaSigns,
+    /// These requests, with how many elements each, put back what came for clients that have left: by way of another connection, since on
+    /// this one nothing more may be sent, and whether the server takes them has to be seen.
+    returns: RefCell<Vec<(Vec<u8>, u64)>>,
+    task: LinkTask,
 }
 
 impl Link {
@@ -124,47 +108,39 @@ impl Link {
         thread: Rc<Thread>,
         socket: ServerSocket,
         state: State,
-        (name, server_id): (String, i64),
         origin: LinkOrigin,
     ) -> Rc<Self> {
         let now = thread.clock.now_micros();
         let connect_micros = origin.opened_micros.saturating_sub(origin.begun_micros);
         Rc::new(Self {
-            name,
-            server_id,
-            origin,
-            leaving: Cell::new(None),
-            checked: Cell::new(0),
-            alarm: Cell::new(None),
-            has_refused_write: Cell::new(false),
-            slot: Cell::new(usize::MAX),
             holding: HeldBytes::new(&thread.account),
             thread,
-            socket_kind: socket.kind(),
             socket: RefCell::new(Some(Rc::new(socket))),
+            origin,
             state: RefCell::new(state),
             exchange: Exchange::begun(now, connect_micros, rand::random).into(),
-            room: RefCell::default(),
-            sink: RefCell::default(),
-            may_debug: Cell::new(false),
-            tells: Cell::new(None),
-            keeps_traces: Cell::new(false),
+            role: RefCell::default(),
+            begun: Cell::default(),
+            traces: ClientTraces::default(),
             holds: Rc::new(()),
-            announces: Cell::new(false),
-            is_doubtful: Cell::new(false),
-            vouching: RefCell::default(),
-            partial: Cell::new(false),
             renewal: Renewal::default(),
-            closing: Cell::new(None),
-            finishing: Cell::default(),
-            finishing_micros: Cell::default(),
-            returns: Returns::default(),
-            passes_to: Cell::new(None),
-            turn: Cell::new(0),
-            woken: Cell::new(false),
-            is_behind: Cell::new(false),
-            waker: RefCell::default(),
+            room: WriteRoom::default(),
+            leaving: LinkLeaving::default(),
+            ending: LinkEnding::default(),
+            signs: ReplicaSigns::default(),
+            returns: RefCell::default(),
+            task: LinkTask::default(),
         })
+    }
+
+    /// Returns the name by which the server knows it.
+    pub fn name(&self) -> &str {
+        &self.origin.name
+    }
+
+    /// Returns the id by which the server knows it, which CLIENT UNBLOCK takes.
+    pub fn server_id(&self) -> i64 {
+        self.origin.server_id
     }
 
     /// Returns the state that the server has acknowledged.
@@ -175,7 +151,7 @@ impl Link {
     /// Tells whether it can be used.
     #[inline]
     pub fn is_alive(&self) -> bool {
-        self.closing.get().is_none()
+        self.ending.closing().is_none()
     }
 
     /// Returns how many requests are sent and not answered.
@@ -183,42 +159,53 @@ impl Link {
         self.exchange.borrow().in_flight()
     }
 
-    /// Lends the connection to a client: frames that answer no request go there.
+    /// Has many clients share it, at place `slot` among the worker's shared connections.
+    pub fn share(&self, slot: usize) {
+        *self.role.borrow_mut() = LinkRole::Shared(slot);
+    }
+
+    /// Returns its place among the worker's shared connections, where it is one.
+    #[inline]
+    pub fn slot(&self) -> Option<usize> {
+        self.role.borrow().slot()
+    }
+
+    /// Lends the connection to a client, which gets the frames that answer no request; `None`: to respool itself.
     pub fn lend_to(&self, outlet: Option<Rc<Outlet>>) {
-        *self.sink.borrow_mut() = FrameSink::of(outlet);
+        *self.role.borrow_mut() = LinkRole::lent_to(outlet);
+    }
+
+    /// Takes in that nobody uses it: it is kept for who wants one next.
+    pub fn set_idle(&self) {
+        *self.role.borrow_mut() = LinkRole::Idle;
+    }
+
+    /// Tells whether another connection may take its place at once.
+    pub fn is_replaceable(&self) -> bool {
+        self.role.borrow().is_replaceable()
     }
 
     /// Hands every frame to the subscribers of the worker from here on.
     pub fn feed(&self, subscribers: Rc<dyn SubscriberFrames>) {
-        *self.sink.borrow_mut() = FrameSink::Subscribers(subscribers);
+        *self.role.borrow_mut() = LinkRole::of_subscribers(subscribers);
         self.set_raw();
     }
 
     /// Has frames that answer no request forwarded instead from here on, whole.
     pub fn forward_pushes(&self, forward: Box<dyn Forward>) {
-        self.sink.borrow_mut().forward(forward);
+        let mut role = self.role.borrow_mut();
+        let owner = role.client().cloned();
+        *role = LinkRole::Standing(ForwardedFrames::new(forward, owner));
     }
 
     /// Takes in that the client it was lent to has left; what is forwarded still is.
     pub fn forget_client(&self) {
-        self.sink.borrow_mut().forget_client();
+        self.role.borrow_mut().forget_client();
     }
 
     /// Has the client that it is lent to told of another by the id it knows, where the server names a connection by its own.
     pub fn stand_for(&self, names: Option<(i64, u64)>) {
-        self.sink.borrow_mut().stand_for(names);
-    }
-
-    /// Says whether a request has been sent in part.
-    pub fn set_partial(&self, partial: bool) {
-        self.partial.set(partial);
-        let now = self.thread.clock.now_micros();
-        self.exchange.borrow_mut().set_partial(now);
-    }
-
-    /// Tells whether a request has been sent in part.
-    pub fn is_partial(&self) -> bool {
-        self.partial.get()
+        self.role.borrow_mut().stand_for(names);
     }
 
     /// Keeps the connection from being lent on while the guard lives.
@@ -253,7 +240,7 @@ impl Link {
     ) {
         let mut exchange = self.exchange.borrow_mut();
         let now = self.thread.clock.now_micros();
-        self.announces.set(false);
+        self.begun.set(BegunRequest::None);
         exchange.request(outlet, bytes, count, kind, show, now);
         self.wake();
     }
@@ -299,12 +286,12 @@ impl Link {
     /// transaction, at once, and its reply is told from all that comes.
     pub fn takes_login(&self) -> bool {
         let is_own = self.state.borrow().user.is_none() && !self.is_changing_state();
-        let is_free = match self.sink.borrow().client() {
+        let is_free = match self.role.borrow().client() {
             Some(client) => self.in_flight() == 0 && !client.transaction().open,
             None => !self.is_blocked(),
         };
-        let is_between = self.partial.get() || self.announces.get();
-        self.is_alive() && !self.is_raw() && is_own && is_free && !is_between
+        let is_begun = self.begun.get() != BegunRequest::None;
+        self.is_alive() && !self.is_raw() && is_own && is_free && !is_begun
     }
 
     /// Tells whether a change is under way.
@@ -336,10 +323,11 @@ impl Link {
             return LinkEnd::default();
         };
         let ended = std::future::poll_fn(|cx| self.poll(cx, &socket, &mut idle)).await;
-        self.end(&ended);
+        let passes_to = self.ending.passes_to();
+        self.end(&socket, &ended);
         lost();
         self.collapse();
-        match self.passes_to.get() {
+        match passes_to {
             Some(worker) => {
                 self.socket.borrow_mut().take();
                 self.hand_over(socket, worker);
@@ -355,13 +343,8 @@ impl Link {
         stream: &Stream,
         idle: &mut impl FnMut(&Rc<Self>),
     ) -> Poll<LinkEnd> {
-        self.woken.set(false);
-        let mut waker = self.waker.borrow_mut();
-        if !waker.as_ref().is_some_and(|old| old.will_wake(cx.waker())) {
-            *waker = Some(cx.waker().clone());
-        }
-        drop(waker);
-        if self.sink.borrow().subscribers().is_some() {
+        self.task.begin_turn(cx.waker());
+        if self.role.borrow().subscribers().is_some() {
             return self.poll_messages(cx, stream, idle);
         }
         for _ in 0..READS_A_TURN {
@@ -389,7 +372,7 @@ impl Link {
 
     /// Sends what there is to be sent. `Some`: the connection has ended, or is to end.
     fn write_or_end(&self, cx: &mut Context<'_>, stream: &Stream) -> Option<LinkEnd> {
-        if let Some(closing) = self.closing.get() {
+        if let Some(closing) = self.ending.closing() {
             // What was to be sent before it was closed goes out as far as it can: an element that is put back.
             self.exchange.borrow_mut().let_logins_go();
             let _ = self.write(cx, stream);
@@ -472,19 +455,26 @@ impl Link {
                 crate::waits::PoppedFate::Nothing => {}
                 crate::waits::PoppedFate::Orphaned => self.thread.counters.orphaned_elements.add(1),
                 crate::waits::PoppedFate::Return(request, elements) => {
-                    self.put_back(request, elements)
+                    self.returns.borrow_mut().push((request, elements));
                 }
             }
         }
     }
 
+    /// Tells whether something is to be put back by way of another connection.
+    fn has_returns(&self) -> bool {
+        !self.returns.borrow().is_empty()
+    }
+
+    /// Takes what is to be put back by way of another connection.
+    pub fn take_returns(&self) -> Vec<(Vec<u8>, u64)> {
+        self.returns.take()
+    }
+
+    /// Wakes its task, which sends what there is to be sent.
     #[inline]
     pub fn wake(&self) {
-        if !self.woken.replace(true)
-            && let Some(waker) = &*self.waker.borrow()
-        {
-            waker.wake_by_ref();
-        }
+        self.task.wake();
     }
 }
 

@@ -21,8 +21,6 @@ impl LinkParcel {
             stream,
             permit,
             origin: link.origin().clone(),
-            name: link.name.clone(),
-            server_id: link.server_id,
             user,
             protocol: state.protocol,
             database: state.database,
@@ -35,14 +33,13 @@ impl LinkParcel {
         let stream = self.stream.rehome().ok()?;
         let (node, begun) = (self.origin.node.clone(), self.origin.begun_micros);
         let mut socket = ServerSocket::new(thread, stream, self.permit, node, begun);
-        socket.set_server_id(self.server_id, self.origin.run);
+        socket.set_server_id(self.origin.server_id, self.origin.run);
         let state = State {
             user: self.user.map(Rc::new),
             protocol: self.protocol,
             database: self.database,
         };
-        let name = (self.name, self.server_id);
-        let link = Link::new(Rc::clone(thread), socket, state, name, self.origin);
+        let link = Link::new(Rc::clone(thread), socket, state, self.origin);
         link.renewal.set_times(self.renewal);
         Some(link)
     }
@@ -60,7 +57,7 @@ impl Link {
             let end = ServerEnd {
                 node: parcel.origin.node,
                 begun_micros: parcel.origin.begun_micros,
-                id: ServerId::of(parcel.server_id, parcel.origin.run),
+                id: ServerId::of(parcel.origin.server_id, parcel.origin.run),
             };
             let now = self.thread.clock.now_micros();
             let closings = &self.thread.closings;

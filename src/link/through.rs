@@ -3,6 +3,7 @@
 use std::rc::Rc;
 
 use super::Link;
+use super::begun::BegunRequest;
 use crate::command::Delays;
 use crate::exchange::{RequestKind, Show};
 use crate::outlet::Outlet;
@@ -23,7 +24,7 @@ impl Link {
             true => self.write_now(bytes),
             false => 0,
         };
-        self.announces.set(false);
+        self.begun.set(BegunRequest::None);
         exchange.request_through(outlet, (bytes, taken), kind, show, now);
         self.wake();
     }

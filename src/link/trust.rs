@@ -1,8 +1,6 @@
 //! Whether what comes on a connection can be told apart: what a lent one carried before it is lent on, and whose commands have
 //! ended a shared one.
 
-use tokio::sync::oneshot;
-
 use super::Link;
 use crate::exchange::Offence;
 use crate::texts::is_no_permission;
@@ -10,12 +8,12 @@ use crate::texts::is_no_permission;
 impl Link {
     /// Takes in that a reply on it may be more than one frame, and nothing tells: before anybody else has it, a fence must be answered.
     pub fn doubt(&self) {
-        self.is_doubtful.set(true);
+        self.traces.doubt();
     }
 
     /// Tells whether a fence must be answered before anybody else has it.
     pub fn is_doubtful(&self) -> bool {
-        self.is_doubtful.get()
+        self.traces.is_doubtful()
     }
 
     /// Keeps it from everybody else, and what comes behind the replies that are due reaches nobody.
@@ -33,8 +31,7 @@ impl Link {
         if !self.is_doubtful() {
             return true;
         }
-        let (tell, told) = oneshot::channel();
-        *self.vouching.borrow_mut() = Some(tell);
+        let told = self.traces.ask();
         let now = self.thread.clock.now_micros();
         self.exchange.borrow_mut().ask_to_vouch(now);
         self.wake();
@@ -57,12 +54,7 @@ impl Link {
 
     /// Takes in that what a lent connection carried was answered with one frame each, or that this cannot be told.
     pub(super) fn was_vouched(&self, answer: &[u8]) {
-        let is_answered = !answer.starts_with(b"-");
-        if let Some(tell) = self.vouching.borrow_mut().take() {
-            self.is_doubtful.set(!is_answered);
-            // Who asked may have gone.
-            let _ = tell.send(is_answered);
-        }
+        self.traces.answered(!answer.starts_with(b"-"));
     }
 
     /// Has commands of its user that may do as one has done go on connections of their own from now on.
@@ -72,7 +64,7 @@ impl Link {
         let now = self.thread.clock.now_micros();
         if self.thread.distrust.borrow_mut().note(user, offence, now) {
             tracing::warn!(
-                connection = self.name,
+                connection = self.name(),
                 "{}: {}",
                 offence.text(),
                 offence.remedy()

@@ -4,7 +4,7 @@ use std::io;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
-use super::sink::SubscriberFrames;
+use super::frames::SubscriberFrames;
 use super::{Link, LinkEnd, READS_A_TURN, invalid};
 use crate::transport::{Stream, let_others_go_first};
 
@@ -23,11 +23,11 @@ impl Link {
                 return Poll::Ready(ended);
             }
             let has_unsent = |subscribers: &dyn SubscriberFrames| subscribers.has_unsent();
-            if !has_read && self.sink.borrow().subscribers().is_some_and(has_unsent) {
+            if !has_read && self.role.borrow().subscribers().is_some_and(has_unsent) {
                 // It is woken when they have been sent.
                 return Poll::Pending;
             }
-            let read = if self.is_behind.take() {
+            let read = if self.role.borrow_mut().take_behind() {
                 self.catch_up()
             } else {
                 match stream.poll_read_ready(cx) {
@@ -47,7 +47,7 @@ impl Link {
             }
             has_read = true;
             self.react();
-            if self.is_behind.get() {
+            if self.role.borrow().is_behind() {
                 break;
             }
         }

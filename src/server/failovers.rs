@@ -219,6 +219,8 @@ mod tests {
     fn what_is_told_of_the_circuit_is_what_it_is() {
         let failovers = Failovers::default();
         let origin = LinkOrigin {
+            name: String::new(),
+            server_id: 0,
             node: ServerNode::Tcp(std::net::SocketAddr::from(([127, 0, 0, 1], 6379))),
             run: None,
             is_replica: false,

@@ -1,4 +1,4 @@
-//! Which server a connection goes to, and since when.
+//! Which server a connection goes to, what that calls it, and since when.
 
 use crate::failover::ServerNode;
 use crate::texts::ServerVersion;
@@ -6,6 +6,10 @@ use crate::texts::ServerVersion;
 /// Tells where a connection goes to, as it was when it was opened.
 #[derive(Debug, Clone)]
 pub struct LinkOrigin {
+    /// The server knows the connection by this name.
+    pub name: String,
+    /// The server knows it by this id.
+    pub server_id: i64,
     /// The server has this address.
     pub node: ServerNode,
     /// This process of a server answers there; `None`: it has not said.

@@ -17,8 +17,6 @@ pub struct LinkParcel {
     pub stream: Stream,
     pub permit: SocketPermit,
     pub origin: LinkOrigin,
-    pub name: String,
-    pub server_id: i64,
     /// The credentials are copied: those of its state are shared by one thread.
     pub user: Option<Credentials>,
     pub protocol: Protocol,

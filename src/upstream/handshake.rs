@@ -99,6 +99,8 @@ pub(super) async fn connect(
     socket.set_server_id(server_id, run);
     let upstream = &terms.settings.upstream;
     let origin = LinkOrigin {
+        name,
+        server_id,
         node: socket.node().clone(),
         run,
         is_replica,
@@ -109,13 +111,7 @@ pub(super) async fn connect(
     let can_serve = !is_replica || upstream.role == ServerRole::Replica;
     let failovers = &thread.process.failovers;
     failovers.opened(socket.kind(), &origin, can_serve);
-    let link = Link::new(
-        Rc::clone(thread),
-        socket,
-        reached,
-        (name, server_id),
-        origin,
-    );
+    let link = Link::new(Rc::clone(thread), socket, reached, origin);
     if terms.login.expires() {
         link.renewal
             .begin(upstream.reauthenticate_after, thread.clock.refresh());

@@ -266,19 +266,18 @@ impl Upstream {
     /// all, and nothing to be waited for there. Or the client has waited for room there, and has its turn.
     #[inline]
     pub fn is_best(&self, link: &Link, state: &State, outlet: &Rc<Outlet>) -> bool {
-        let is_light = link.slot.get() == 0 && link.load() == 0;
+        let is_light = link.slot() == Some(0) && link.load() == 0;
         (is_light || link.expects(outlet)) && self.serves(link, state)
     }
 
     /// Tells whether the connection a session is on still serves `state`.
     #[inline]
     pub fn serves(&self, link: &Link, state: &State) -> bool {
-        link.is_alive()
-            && link.slot.get() != usize::MAX
-            && self
-                .schedule
-                .borrow()
-                .serves(link.slot.get(), state, self.thread.clock.now_micros())
+        let serves = |slot| {
+            let now = self.thread.clock.now_micros();
+            self.schedule.borrow().serves(slot, state, now)
+        };
+        link.is_alive() && link.slot().is_some_and(serves)
     }
 
     /// Notes that `count` requests went to shared connection `link`.
@@ -287,7 +286,9 @@ impl Upstream {
         let waiting = {
             let mut schedule = self.schedule.borrow_mut();
             let now = self.thread.clock.now_micros();
-            schedule.served(link.slot.get(), count, now, link.round_trip_micros());
+            if let Some(slot) = link.slot() {
+                schedule.served(slot, count, now, link.round_trip_micros());
+            }
             schedule.waiting()
         };
         if waiting > 0 {
@@ -526,7 +527,7 @@ impl Upstream {
         let Some(own) = self.thread.own() else {
             return link.close(NO_SECRET);
         };
-        let steps = steps(&link.state(), &target, change, &own, &link.name);
+        let steps = steps(&link.state(), &target, change, &own, link.name());
         let (upstream, of) = (Rc::downgrade(self), Rc::downgrade(&link));
         link.change_state(
             steps,

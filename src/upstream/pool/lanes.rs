@@ -82,7 +82,8 @@ impl Upstream {
         let is_alike = |one: &State| one.user == state.user && one.protocol == state.protocol;
         let schedule = self.schedule.borrow();
         let fits = |link: &&Rc<Link>| {
-            let stays = || schedule.target(link.slot.get()).is_none_or(is_alike);
+            let target = || schedule.target(link.slot()?);
+            let stays = || target().is_none_or(is_alike);
             let is_free = link.is_alive() && link.leaving().is_none();
             let is_behind = match ends {
                 EndsDelay::Script => link.may_owe_script(self.thread.busy_since()),
@@ -289,9 +290,8 @@ impl Upstream {
         let schedule = self.schedule.borrow();
         let now = self.thread.clock.now_micros();
         let serves = |link: &&Rc<Link>| {
-            link.is_alive()
-                && link.slot.get() != usize::MAX
-                && schedule.serves(link.slot.get(), state, now)
+            let serves = |slot| schedule.serves(slot, state, now);
+            link.is_alive() && link.slot().is_some_and(serves)
         };
         links.iter().flatten().filter(serves).cloned().collect()
     }

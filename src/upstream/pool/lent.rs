@@ -306,6 +306,7 @@ impl Upstream {
         if let Some(leaving) = link.leaving() {
             return link.lose(leaving.cause, leaving.why());
         }
+        link.set_idle();
         if !self.idle.put(link) {
             self.give_up_idle();
         }
@@ -383,7 +384,9 @@ impl Upstream {
             }
             None => link.is_alive(),
         });
-        self.idle.take_best(|link| *link.state() == *state)
+        let link = self.idle.take_best(|link| *link.state() == *state)?;
+        link.lend_to(None);
+        Some(link)
     }
 
     pub(super) fn keep_driving(self: &Rc<Self>, link: &Rc<Link>) {
@@ -395,7 +398,7 @@ impl Upstream {
             };
             let ended = link.drive(|link| upstream.heed(link), forget).await;
             tracing::debug!(
-                connection = link.name,
+                connection = link.name(),
                 cause = ended.cause.map(LossCause::label),
                 "a pinned connection to the server ended: {}",
                 ended.why
@@ -423,7 +426,7 @@ impl Upstream {
             link.close(NO_SECRET);
             return None;
         };
-        let steps = steps(&link.state(), target, change, &own, &link.name);
+        let steps = steps(&link.state(), target, change, &own, link.name());
         let (tell, told) = oneshot::channel();
         // Who asked may have gone; the change itself goes on.
         link.change_state(steps, Box::new(move |result| drop(tell.send(result))));
@@ -467,7 +470,7 @@ impl Upstream {
 
     /// Ends the blocked call at the server, which is asked again until it has answered: the call itself may still be on its way.
     async fn unblock(self: &Rc<Self>, link: &Rc<Link>) {
-        let request = encode_request(&["CLIENT", "UNBLOCK", &link.server_id.to_string()]);
+        let request = encode_request(&["CLIENT", "UNBLOCK", &link.server_id().to_string()]);
         let mut pause = Duration::from_millis(1);
         while link.is_alive() && link.is_blocked() {
             let may_fault = link.origin().version.faults_on_unblock();

@@ -103,7 +103,7 @@ impl Upstream {
     /// Serves a connection that was opened in a state, or after another was refused.
     async fn serve(self: &Rc<Self>, slot: usize, refusal: Option<Vec<u8>>, link: Rc<Link>) {
         self.connected();
-        link.slot.set(slot);
+        link.share(slot);
         self.links.borrow_mut()[slot] = Some(Rc::clone(&link));
         match refusal {
             None => self.grant(slot, &link.state()),
@@ -123,7 +123,7 @@ impl Upstream {
                     self.heed(link);
                 },
                 || {
-                    link.slot.set(usize::MAX);
+                    link.lend_to(None);
                     self.links.borrow_mut()[slot] = None;
                     self.schedule.borrow_mut().closing(slot);
                 },
@@ -137,7 +137,7 @@ impl Upstream {
         let now = self.thread.clock.now_micros();
         if let Some(unwritten) = self.thread.loss_lines.shared.write(now) {
             tracing::warn!(
-                connection = link.name,
+                connection = link.name(),
                 server = %link.origin().node,
                 cause,
                 unwritten,

@@ -79,7 +79,7 @@ impl Upstream {
         tokio::task::spawn_local(async move {
             // A connection that was lost needs no renewal.
             let Ok(reply) = told.await else { return };
-            link.renewal.answered(&thread, &link.name, &reply);
+            link.renewal.answered(&thread, link.name(), &reply);
         });
     }
 }

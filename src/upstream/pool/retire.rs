@@ -104,7 +104,7 @@ impl Upstream {
         let now = self.thread.clock.now_micros();
         let links = self.all_links();
         for link in &links {
-            if link.checked.replace(changes) != changes && link.leaving().is_none() {
+            if link.may_have_to_leave(changes) {
                 self.check(link, now);
             }
             if link.leaving().is_none() && link.is_worn_out() {
@@ -143,13 +143,10 @@ impl Upstream {
     /// Ends the shared connections that a smaller pool has no place for, each when it owes nothing.
     fn close_surplus(&self) {
         for link in self.links.borrow().iter().flatten() {
-            let is_surplus = self.schedule.borrow().is_surplus(link.slot.get());
+            let schedule = self.schedule.borrow();
+            let is_unwanted = |slot| schedule.is_surplus(slot) && !schedule.is_promised(slot);
             let is_free = link.in_flight() == 0 && !link.is_changing_state();
-            if is_surplus
-                && is_free
-                && link.slot.get() != usize::MAX
-                && !self.schedule.borrow().is_promised(link.slot.get())
-            {
+            if is_free && link.slot().is_some_and(is_unwanted) {
                 link.close("the pool is smaller than it was");
             }
         }
@@ -180,7 +177,7 @@ impl Upstream {
             failovers.left(&origin.node, cause, origin.begun_micros, now);
         }
         tracing::info!(
-            connection = link.name,
+            connection = link.name(),
             server = %origin.node,
             cause = cause.label(),
             "a connection is left for another"
@@ -191,11 +188,13 @@ impl Upstream {
         let Some(leaving) = link.leaving().filter(|_| link.is_alive()) else {
             return;
         };
-        let step = next_step(&leaving, self.use_of(link), now);
+        let step = next_step(&leaving, Self::use_of(link), now);
         match step {
             LeavingStep::Wait => {}
             LeavingStep::Finish => {
-                self.schedule.borrow_mut().closing(link.slot.get());
+                if let Some(slot) = link.slot() {
+                    self.schedule.borrow_mut().closing(slot);
+                }
                 self.finish(link);
             }
             LeavingStep::Lose => link.lose(leaving.cause, leaving.why()),
@@ -211,19 +210,14 @@ impl Upstream {
     }
 
     /// Tells what a connection that is being left is used for.
-    fn use_of(&self, link: &Rc<Link>) -> LinkUse {
-        let is_it = |other: &Rc<Link>| Rc::ptr_eq(other, link);
-        if link.slot.get() != usize::MAX {
+    fn use_of(link: &Link) -> LinkUse {
+        if link.slot().is_some() {
             return LinkUse::Shared {
                 is_changing: link.is_changing_state(),
                 is_stuck: link.is_stuck(STUCK_AFTER),
             };
         }
-        let is_idle = self.idle.all().iter().any(is_it);
-        let mut subscriptions = self.both_subscriptions();
-        let is_subscription =
-            subscriptions.any(|some| some.connection().is_some_and(|other| is_it(&other)));
-        match is_idle || is_subscription {
+        match link.is_replaceable() {
             true => LinkUse::Replaceable,
             false => LinkUse::Lent,
         }
@@ -252,13 +246,10 @@ impl Upstream {
         if let Some(cause) = link.take_alarm() {
             self.suspect(link, cause);
         }
-        if link.leaving().is_some() && link.slot.get() != usize::MAX && !self.is_offered(link) {
+        let is_offered = |slot| self.schedule.borrow().is_offered(slot);
+        if link.leaving().is_some() && link.slot().is_some_and(|slot| !is_offered(slot)) {
             self.finish(link);
         }
-    }
-
-    fn is_offered(&self, link: &Link) -> bool {
-        self.schedule.borrow().is_offered(link.slot.get())
     }
 
     /// Takes in that the server has answered as a replica does. A script can say so too: the server itself is asked, once at a time.

@@ -132,7 +132,7 @@ impl Upstream {
         self.thread.process.unseen_ends.turn(ends.len());
         let mut words = ["CLIENT", "LIST", "ID"].map(str::to_owned).to_vec();
         words.extend(ends.iter().map(|end| end.number().to_string()));
-        words.push(link.server_id.to_string());
+        words.push(link.server_id().to_string());
         // In one write, so that both are of one server whatever stands between.
         let mut request = encode_request(&["INFO", "server"]);
         request.extend(encode_request(&words));
@@ -146,7 +146,8 @@ impl Upstream {
             Ok(Answer::TooLarge) => return Some(false),
             Ok(Answer::Lost { .. }) | Err(_) => return None,
         };
-        let Some(listed) = ListedClients::read(&answer, (link.origin().run, link.server_id)) else {
+        let Some(listed) = ListedClients::read(&answer, (link.origin().run, link.server_id()))
+        else {
             let passes = is_busy(&answer) || is_loading(&answer);
             return Some(passes);
         };

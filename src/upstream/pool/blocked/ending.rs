@@ -366,7 +366,7 @@ impl Upstream {
         is_left: impl Fn() -> bool,
     ) -> UnblockAnswer {
         let node = &connection.link.origin().node;
-        let server_id = connection.link.server_id.to_string();
+        let server_id = connection.link.server_id().to_string();
         let request = encode_request(&["CLIENT", "UNBLOCK", &server_id]);
         let limit = self.thread.settings().upstream.reply_timeout;
         let mut since = self.thread.clock.refresh();

@@ -58,7 +58,7 @@ impl Subscriptions {
         if let Some(reply) = self.fanout.borrow_mut().take_login()
             && let Some(link) = &*self.link.borrow()
         {
-            link.renewal.answered(&self.thread, &link.name, &reply);
+            link.renewal.answered(&self.thread, link.name(), &reply);
         }
         self.pass_marks();
         self.tell_patterns();
