@@ -27,7 +27,7 @@ impl Client {
         self.record.query_bytes.set(here as u64);
         let unread = self.outlet.held_replies_bytes() as u64;
         self.record.output_bytes.set(unread);
-        let is_inside = !self.has_used_all() || self.streaming.is_some();
+        let is_inside = !self.has_used_all();
         if is_inside || self.entry.begun_micros.get() != 0 {
             self.note_begun(is_inside, used);
         }
@@ -49,7 +49,7 @@ impl Client {
             return;
         }
         self.record.query_bytes.set(here);
-        let between = self.has_used_all() && self.streaming.is_none();
+        let between = self.has_used_all();
         if unfinished > 0 && between {
             self.note_begun(true, 0);
             // The first of all has the time of a handshake.
@@ -132,7 +132,7 @@ impl Client {
 
     /// Keeps the start of a request: most likely a large one, if much of it is here, which is gathered in a spare buffer.
     #[inline]
-    fn keep_rest(&mut self, rest: &[u8]) {
+    pub(super) fn keep_rest(&mut self, rest: &[u8]) {
         if rest.len() >= READ_SIZE / 2
             && self.input.capacity() == 0
             && let Some(spare) = self.clients.spares.take(rest.len())

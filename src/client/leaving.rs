@@ -127,9 +127,8 @@ impl Client {
 
     /// Whether the client, which has read all that is counted and is about to end so, is due more: that is waited for first.
     pub(super) fn is_due_more(&mut self, end: Disconnect) -> bool {
-        // Behind a part of a request a question would be taken for its rest.
-        let is_between = matches!(self.wait, Wait::Nothing) && self.streaming.is_none();
-        end == Disconnect::Closed && is_between && self.waits_for_place()
+        let waits_for_nothing = matches!(self.wait, Wait::Nothing);
+        end == Disconnect::Closed && waits_for_nothing && self.waits_for_place()
     }
 
     /// Whether a call that was held back behind many, sent amid messages, is to be sent now with all that is behind it: its client sends
@@ -152,9 +151,9 @@ impl Client {
         let may_finish = self.has_finished() && link.is_raw() && !link.is_finishing();
         // What is here is sent while the connection takes it.
         let is_sent = match self.wait {
-            Wait::Nothing => self.streaming.is_some() || self.sent_ahead.is_some(),
+            Wait::Nothing => self.sent_ahead.is_some(),
             Wait::Room(_) => true,
-            _ => self.streaming.is_some(),
+            _ => false,
         };
         if !may_finish || is_sent || self.may_read() {
             return false;
@@ -178,7 +177,7 @@ impl Client {
             return false;
         };
         let is_last = self.has_finished() && !self.may_read() && self.has_used_all();
-        if !is_last || link.is_raw() || !link.is_blocked() || self.streaming.is_some() {
+        if !is_last || link.is_raw() || !link.is_blocked() {
             return false;
         }
         link.finish_sending();
@@ -232,9 +231,8 @@ impl Client {
 
     /// Whether the client has finished sending, and what it waits for is not to be had now: most likely it has left.
     fn is_waiting_in_vain(&self) -> bool {
-        let waits =
-            !matches!(self.wait, Wait::Nothing | Wait::Turn(_)) && self.outlet.outstanding() == 0;
-        if !waits || !self.has_finished() {
+        let waits = !matches!(self.wait, Wait::Nothing | Wait::Turn(_)) && !self.is_amid_request();
+        if !waits || self.outlet.outstanding() > 0 || !self.has_finished() {
             return false;
         }
         let since = self.entry.finished_micros.get();

@@ -63,7 +63,6 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 
 use self::closes::CloseLog;
-use self::large::Upload;
 use self::leaving::EndWatch;
 use self::local::attempts::AttemptQueue;
 use self::local::changing_user::LoginCell;
@@ -76,6 +75,7 @@ use self::story::{Awaited, NextStory, SlowRequest};
 use self::user_watch::UserWatch;
 use crate::admission::{Admission, AdmissionRefusal, ClientPermit};
 use crate::auth::ConfiguredUsers;
+use crate::budget::UploadPace;
 use crate::command::{DenySet, PinReason};
 use crate::identity::{ClientRecord, ClientRegistry, RegisteredClient};
 use crate::link::{Link, RoomWait};
@@ -112,8 +112,6 @@ pub struct Client {
     pin: Option<Pin>,
     pin_use: PinUse,
     wait: Wait,
-    /// A request is being passed on as it arrives, or (false) skipped.
-    streaming: Option<bool>,
     /// It has written on a connection that is not lent to it now.
     has_written: bool,
     /// The server cannot take the requests that are here: each is answered with this.
@@ -229,8 +227,8 @@ pub struct Clients {
     room: Room,
     /// The clients of this worker.
     pub entries: RefCell<HashMap<u64, Rc<ClientEntry>>>,
-    /// The requests that are passed on as they arrive, by client.
-    uploads: RefCell<HashMap<u64, Upload>>,
+    /// How the requests keep up that are passed on as they arrive, by client.
+    uploads: RefCell<HashMap<u64, UploadPace>>,
     closes: CloseLog,
     spares: SpareBuffers,
     /// Clients that were looked at for others since one of those was last interrupted for it.

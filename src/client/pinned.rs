@@ -178,7 +178,7 @@ impl Client {
 
     /// Gives the connection back as soon as nothing of the client's lives on it.
     pub(super) fn release_pin(&mut self) {
-        if self.outlet.outstanding() > 0 || self.streaming.is_some() {
+        if self.outlet.outstanding() > 0 {
             return;
         }
         if self.pin_use.exec_effects.is_some() {

@@ -49,13 +49,6 @@ impl Client {
             && self.ending.is_none()
             && self.outlet.takes_requests()
         {
-            if self.streaming.is_some() {
-                match self.stream_on(&data[at..], &bounds) {
-                    Next::Used(used) => at += used,
-                    _ => break,
-                }
-                continue;
-            }
             if bounds.unauthenticated != self.restrictions.is_locked() {
                 bounds = self.bounds();
             }
@@ -91,7 +84,7 @@ impl Client {
                     if !self.is_large(data.len() - at) {
                         break;
                     }
-                    match self.large(&data[at..], learned.as_deref()) {
+                    match self.gather(data.len() - at) {
                         Next::Used(used) => at += used,
                         _ => break,
                     }

@@ -62,10 +62,25 @@ impl Client {
             .map_or(0, |ahead| ahead.held_bytes())
     }
 
-    /// Whether nothing of what the client has sent is here.
+    /// Tells whether nothing of what the client has sent is still to be used, and no request is in the middle of being passed on.
     #[inline]
     pub(super) fn has_used_all(&self) -> bool {
-        self.slow.is_none() && self.input.is_empty() && self.sent_ahead.is_none()
+        self.slow.is_none()
+            && self.input.is_empty()
+            && self.sent_ahead.is_none()
+            && !self.is_amid_request()
+    }
+
+    /// Tells whether the client's story waits for the rest of a request.
+    #[inline]
+    pub(super) fn is_amid_request(&self) -> bool {
+        matches!(self.wait, Wait::Story(Awaited::Rest))
+    }
+
+    /// Tells whether the client has finished sending, and all that it has sent is at hand.
+    #[inline]
+    pub(super) fn has_sent_all(&self) -> bool {
+        self.is_at_end && self.sent_ahead.is_none()
     }
 
     /// Whether a request at hand is wanted now, or more of one.
@@ -73,7 +88,7 @@ impl Client {
     pub(super) fn may_use(&self) -> bool {
         self.ending.is_none()
             && match &self.wait {
-                Wait::Nothing => true,
+                Wait::Nothing | Wait::Story(Awaited::Rest) => true,
                 // The kernel's buffer tells the client to slow down.
                 Wait::InFlight | Wait::Room(_) | Wait::Turn(_) => false,
                 // A client that writes all its requests before it reads the first reply is read on, as Redis does.

@@ -5,6 +5,7 @@
 
 use std::future::poll_fn;
 use std::io;
+use std::ops::ControlFlow;
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -15,6 +16,9 @@ use crate::schedule::goes_on_at;
 use crate::telemetry::Disconnect;
 use crate::transport::READ_SIZE;
 
+/// Takes what is here of the rest of a request, or comes: returns how many bytes are done with, and whether more is wanted.
+type TakeRest<'a> = dyn FnMut(&mut Client, &[u8]) -> ControlFlow<usize, usize> + 'a;
+
 /// Names what a client is at its gate for.
 enum Sought<'a> {
     /// It goes on with its requests.
@@ -23,6 +27,8 @@ enum Sought<'a> {
     Work(&'a mut dyn FnMut(&mut Context<'_>) -> Poll<()>),
     /// It waits, in a story, for what any request may have to wait for.
     Wait,
+    /// It waits, in a story, for the rest of a request, which this takes.
+    Rest(&'a mut TakeRest<'a>),
 }
 
 /// Says how a client has passed its gate.
@@ -135,6 +141,49 @@ impl Client {
         }
     }
 
+    /// Waits in a story for the rest of a request: `take` is given what is here, and what comes, until it wants no more.
+    ///
+    /// # Errors
+    /// Why no more comes, [`Interrupted::InVain`] where the client has finished sending: the story ends then.
+    pub(super) async fn rest(
+        &mut self,
+        mut take: impl FnMut(&mut Self, &[u8]) -> ControlFlow<usize, usize>,
+    ) -> Told {
+        self.wait = Wait::Story(Awaited::Rest);
+        self.note_state(0);
+        let mut sought = Sought::Rest(&mut take);
+        let passed = poll_fn(|cx| self.poll_gate(cx, &mut sought)).await;
+        self.wait = Wait::Nothing;
+        match passed {
+            Passed::On => Ok(()),
+            Passed::Ended(end) => Err(Interrupted::Ended(end)),
+            Passed::InVain => Err(Interrupted::InVain),
+        }
+    }
+
+    /// Gives to `take` what is here of a request. Returns how much of it is done with.
+    fn give(&mut self, take: &mut TakeRest<'_>, data: &[u8]) -> usize {
+        match take(self, data) {
+            ControlFlow::Continue(used) => used,
+            ControlFlow::Break(used) => {
+                self.wait = Wait::Nothing;
+                used
+            }
+        }
+    }
+
+    /// Gives to `take` what has been read of a request and is still here. `None`: it wants no more; else whether it has taken any.
+    fn give_input(&mut self, take: &mut TakeRest<'_>) -> Option<bool> {
+        let mut used = 0;
+        if self.is_amid_request() && !self.input.is_empty() {
+            let input = std::mem::take(&mut self.input);
+            used = self.give(take, &input);
+            self.keep(input, used);
+            self.note_state(used);
+        }
+        self.is_amid_request().then_some(used > 0)
+    }
+
     /// The one place in which a client waits, for requests or for what its story needs. Whatever it waits for, its end is
     /// seen here (closed, evicted, its memory, its socket, a drain), its replies are written, and what it sends meanwhile is read as far
     /// as that is wanted.
@@ -157,19 +206,9 @@ impl Client {
                     continue;
                 }
             }
-            let moved = match sought {
-                Sought::Requests => match self.resume(cx) {
-                    Resumed::Begins => None,
-                    Resumed::Moved => Some(true),
-                    Resumed::Still => Some(false),
-                },
-                Sought::Work(work) => work(cx).is_pending().then_some(false),
-                Sought::Wait if self.poll_wait(cx) || self.wait.is_to_begin() => None,
-                Sought::Wait => Some(false),
-            };
-            let Some(moved) = moved else {
-                self.note_moved();
-                return Poll::Ready(Passed::On);
+            let moved = match self.poll_sought(cx, sought) {
+                ControlFlow::Break(passed) => return Poll::Ready(passed),
+                ControlFlow::Continue(moved) => moved,
             };
             if let Some(end) = self.has_ended() {
                 if self.is_due_more(end) {
@@ -197,31 +236,72 @@ impl Client {
             if self.may_read() && self.makes_way(cx) {
                 return Poll::Pending;
             }
-            match self.poll_read(cx) {
-                Poll::Pending => {
-                    self.note_record();
-                    self.entry
-                        .is_waiting
-                        .set(!matches!(self.wait, Wait::Nothing));
-                    if std::mem::replace(&mut self.is_drained, true) || self.input.is_empty() {
-                        return Poll::Pending;
-                    }
-                    // What is here is all there is: a transaction that was hoped to arrive whole did not.
-                }
-                Poll::Ready(Ok(0)) => {
-                    self.is_at_end = true;
-                    self.is_drained = true;
-                    self.note_finished();
-                }
-                Poll::Ready(Ok(_)) => {
-                    // One read a turn: the others' requests join this turn's write.
-                    if !self.is_drained {
-                        cx.waker().wake_by_ref();
-                        return Poll::Pending;
-                    }
-                }
-                Poll::Ready(Err(_)) => return Poll::Ready(Passed::Ended(Disconnect::SocketError)),
+            let read = self.poll_read(cx, sought);
+            if let Some(passed) = self.look_at_read(cx, read) {
+                return passed;
             }
+        }
+    }
+
+    /// Goes on with what the client is at its gate for: tells whether anything has changed, or that it has passed.
+    #[inline]
+    fn poll_sought(
+        &mut self,
+        cx: &mut Context<'_>,
+        sought: &mut Sought<'_>,
+    ) -> ControlFlow<Passed, bool> {
+        let moved = match sought {
+            Sought::Requests => match self.resume(cx) {
+                Resumed::Begins => None,
+                Resumed::Moved => Some(true),
+                Resumed::Still => Some(false),
+            },
+            Sought::Work(work) => work(cx).is_pending().then_some(false),
+            Sought::Wait if self.poll_wait(cx) || self.wait.is_to_begin() => None,
+            Sought::Wait => Some(false),
+            Sought::Rest(take) => match self.give_input(take) {
+                Some(false) if self.has_sent_all() => return ControlFlow::Break(Passed::InVain),
+                moved => moved,
+            },
+        };
+        moved.map_or_else(
+            || {
+                self.note_moved();
+                ControlFlow::Break(Passed::On)
+            },
+            ControlFlow::Continue,
+        )
+    }
+
+    /// Looks at what a read has brought. `None`: it is gone on at once.
+    #[inline]
+    fn look_at_read(
+        &mut self,
+        cx: &Context<'_>,
+        read: Poll<io::Result<usize>>,
+    ) -> Option<Poll<Passed>> {
+        match read {
+            Poll::Pending => {
+                self.note_record();
+                let is_waiting = !matches!(self.wait, Wait::Nothing) && !self.is_amid_request();
+                self.entry.is_waiting.set(is_waiting);
+                let was_drained = std::mem::replace(&mut self.is_drained, true);
+                // Else what is here is all there is: a transaction that was hoped to arrive whole did not.
+                (was_drained || self.input.is_empty()).then_some(Poll::Pending)
+            }
+            Poll::Ready(Ok(0)) => {
+                self.is_at_end = true;
+                self.is_drained = true;
+                self.note_finished();
+                None
+            }
+            // One read a turn: the others' requests join this turn's write.
+            Poll::Ready(Ok(_)) if !self.is_drained => {
+                cx.waker().wake_by_ref();
+                Some(Poll::Pending)
+            }
+            Poll::Ready(Ok(_)) => None,
+            Poll::Ready(Err(_)) => Some(Poll::Ready(Passed::Ended(Disconnect::SocketError))),
         }
     }
 
@@ -271,14 +351,20 @@ impl Client {
         if self.input.is_empty() {
             return Resumed::Still;
         }
-        let input = std::mem::take(&mut self.input);
-        let used = self.requests(&input);
-        self.keep(input, used);
+        let used = self.use_input();
         self.release_pin();
         self.outlet.flush();
         self.note_state(used);
         let moved = self.slow.is_some() || (used > 0 && !self.input.is_empty());
         Resumed::of(&self.wait, moved || !matches!(self.wait, Wait::Nothing))
+    }
+
+    /// Passes on the requests that are here. Returns how many bytes are done with.
+    pub(super) fn use_input(&mut self) -> usize {
+        let input = std::mem::take(&mut self.input);
+        let used = self.requests(&input);
+        self.keep(input, used);
+        used
     }
 
     /// Tells whether nothing is waited for any more.
@@ -324,7 +410,11 @@ impl Client {
         }
     }
 
-    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+    fn poll_read(
+        &mut self,
+        cx: &mut Context<'_>,
+        sought: &mut Sought<'_>,
+    ) -> Poll<io::Result<usize>> {
         if let Some(taken) = self.use_ahead() {
             return Poll::Ready(Ok(taken));
         }
@@ -365,6 +455,12 @@ impl Client {
             self.keep_ahead(&scratch[..read])
         } else if is_gathered {
             None
+        } else if let Sought::Rest(take) = sought
+            && self.input.is_empty()
+        {
+            let used = self.give(take, &scratch[..read]);
+            self.keep_rest(&scratch[used..read]);
+            Some(used)
         } else {
             self.use_read(&scratch[..read])
         };
@@ -374,7 +470,7 @@ impl Client {
     }
 
     /// Keeps what is left of `input`.
-    fn keep(&mut self, mut input: Vec<u8>, used: usize) {
+    pub(super) fn keep(&mut self, mut input: Vec<u8>, used: usize) {
         if used == input.len() {
             return self.clients.spares.keep(input);
         }
@@ -389,10 +485,7 @@ impl Client {
 
     /// Tells why it is time to close; `None`: it is not.
     fn has_ended(&self) -> Option<Disconnect> {
-        // While it waits the rest may be here already, unread.
-        let reads_on = matches!(self.wait, Wait::Nothing);
-        let is_cut_off = self.is_at_end && self.sent_ahead.is_none() && self.streaming.is_some();
-        if (is_cut_off && reads_on) || self.leaves_its_call() {
+        if self.leaves_its_call() {
             return Some(Disconnect::Closed);
         }
         if matches!(self.wait, Wait::Story(Awaited::Line(_))) {
@@ -411,11 +504,10 @@ impl Client {
         if !matches!(self.wait, Wait::Nothing) || self.slow.is_some() {
             return None;
         }
-        if self.is_at_end && self.sent_ahead.is_none() {
+        if self.has_sent_all() {
             return Some(Disconnect::Closed);
         }
-        let between = self.has_used_all() && self.streaming.is_none();
-        if !between || !self.outlet.transaction().is_clear() {
+        if !self.has_used_all() || !self.outlet.transaction().is_clear() {
             return None;
         }
         if self.stream.is_worn_out() {

@@ -131,10 +131,8 @@ impl Client {
     #[cold]
     fn wait_unread(&mut self, cx: &mut Context<'_>) {
         // What has begun is read to its end, and what passes a stalled connection by is told only by reading it.
-        let is_between = matches!(self.wait, Wait::Nothing)
-            && self.input.is_empty()
-            && self.streaming.is_none()
-            && self.pin.is_none();
+        let is_between =
+            matches!(self.wait, Wait::Nothing) && self.input.is_empty() && self.pin.is_none();
         let upstream = &self.clients.upstream;
         if !is_between || upstream.has_lanes() || self.stream.poll_read_ready(cx).is_pending() {
             return;

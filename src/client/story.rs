@@ -20,6 +20,8 @@ pub(super) enum Awaited {
     Turn,
     /// It waits for the end of its call, with which it stands in a line of blocked clients.
     Line(Rc<Blocked>),
+    /// It waits for the rest of a request of the client's own.
+    Rest,
 }
 
 /// Says why a story ends before its time.

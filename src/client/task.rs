@@ -88,7 +88,6 @@ impl Client {
             pin: None,
             pin_use: PinUse::default(),
             wait: Wait::Nothing,
-            streaming: None,
             has_written: false,
             refusing: None,
             unplaced: None,
@@ -232,7 +231,6 @@ impl Drop for Client {
                 .add(1);
         }
         self.subscriptions().leave(self.record.id());
-        self.clients.uploads.borrow_mut().remove(&self.record.id());
         // In this order: its turn in line, the connections lent to it, its socket, its place.
         self.wait = Wait::Nothing;
         self.clients

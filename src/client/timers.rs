@@ -75,12 +75,12 @@ impl Clients {
         let entries = self.entries.borrow();
         let patience = self.thread.settings().limits.upload_patience.as_micros() as u64;
         let mut stalled = Vec::new();
-        for (id, upload) in uploads.iter_mut() {
+        for (id, pace) in uploads.iter_mut() {
             let Some(entry) = entries.get(id) else {
                 continue;
             };
             // One that is not read waits for the server.
-            let behind = upload.pace.look(now, entry.is_waiting.get());
+            let behind = pace.look(now, entry.is_waiting.get());
             if behind >= patience {
                 stalled.push((behind, entry));
             }
@@ -100,18 +100,15 @@ impl Client {
         let (entry, clock) = (&self.entry, &self.clients.thread.clock);
         if !is_inside {
             entry.begun_micros.set(0);
-            if entry.is_upload.replace(false) {
-                self.clients.uploads.borrow_mut().remove(&self.record.id());
-            }
+            entry.is_upload.set(false);
             return;
         }
         // Whoever sends, or is read, is not silent.
         self.record.last_active_ms.set(clock.now_ms());
-        let is_another = used > 0 && self.streaming.is_none();
+        let is_another = used > 0 && !self.is_amid_request();
         if is_another || entry.begun_micros.get() == 0 {
             entry.begun_micros.set(clock.now_micros().max(1));
-            let is_large = self.streaming.is_some() || self.is_large(self.input.len());
-            entry.is_upload.set(is_large);
+            entry.is_upload.set(self.is_large(self.input.len()));
         }
     }
 

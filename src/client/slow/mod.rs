@@ -2,10 +2,11 @@
 //! nobody looks at its request a second time.
 //!
 //! `subscribe` is a subscription command, or PING of a subscriber; `blocking` a blocking call, `wait` WAIT, `multi` what concerns
-//! transactions, `monitor` MONITOR, `debugging` a script under the server's debugger.
+//! transactions, `monitor` MONITOR, `debugging` a script under the server's debugger, `large` a request of megabytes.
 
 mod blocking;
 mod debugging;
+mod large;
 mod monitor;
 mod multi;
 mod subscribe;
