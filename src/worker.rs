@@ -296,16 +296,21 @@ async fn serve(
             break;
         }
     }
+    close(&clients.upstream).await;
+}
+
+/// Closes the connections to the server, once nothing is under way on them and within [`CLOSING_TIME`].
+async fn close(upstream: &Rc<Upstream>) {
     // Elements popped for clients that have just been closed find their way back.
     let settled = async {
-        while clients.upstream.has_waits_under_way() {
+        while upstream.has_waits_under_way() {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     };
     let _ = tokio::time::timeout(CLOSING_TIME, settled).await;
-    clients.upstream.stop();
+    upstream.stop();
     let emptied = async {
-        while clients.upstream.is_connected() {
+        while upstream.is_connected() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };

@@ -38,16 +38,16 @@ pub use healthcheck::healthcheck;
 pub use view::StatusView;
 
 /// A request's head may take so long to arrive: whoever asks has it ready.
-pub const HEADER_TIMEOUT: Duration = Duration::from_secs(2);
+const HEADER_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A request's body may take so long to arrive.
-pub const BODY_TIMEOUT: Duration = Duration::from_secs(2);
+const BODY_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A whole connection may take so long, the reading of the answer included.
-pub const CONNECTION_TIMEOUT: Duration = Duration::from_secs(30);
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A request body may be so long, in bytes; its content is ignored.
-pub const MAX_BODY: usize = 4096;
+const MAX_BODY: usize = 4096;
 
 /// A request's head may be so long, in bytes.
 const MAX_HEAD: usize = 16 * 1024;

@@ -12,7 +12,7 @@ const LOG_INTERVAL: Duration = Duration::from_secs(10);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LogLine {
     /// Counts those of the kind that were not logged since the last one that was.
-    pub suppressed: u64,
+    pub(super) suppressed: u64,
 }
 
 impl fmt::Display for LogLine {

@@ -32,13 +32,13 @@ use crate::config::{AtLimit, CapMode, CapScope, ClientGroup, GroupMatch, Setting
 use crate::identity::{Identity, PeerAddress};
 
 use arriving::NewcomerRules;
-pub use damping::DampedReason;
+use damping::DampedReason;
 use damping::EvictionDamping;
 pub use handshake::HandshakePermit;
 pub use hold::HoldPermit;
 use key::CountKey;
 use log_line::LineThrottle;
-pub use log_line::LogLine;
+use log_line::LogLine;
 pub use permit::ClientPermit;
 use refusal::PlaceShortfall;
 pub use refusal::{AdmissionRefusal, RefusalReason};
@@ -467,7 +467,7 @@ impl Admission {
 
     /// Returns the up to `most` keys (addresses, names or users) of a group with most clients, the fullest first, in words.
     #[cfg(test)]
-    pub fn fullest_keys(&self, group: GroupId, most: usize) -> Vec<(String, usize)> {
+    fn fullest_keys(&self, group: GroupId, most: usize) -> Vec<(String, usize)> {
         let mut keys = self.counts().groups[group.index()].keys();
         keys.sort_unstable_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
         keys.truncate(most);

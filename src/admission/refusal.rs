@@ -61,7 +61,7 @@ pub struct AdmissionRefusal {
     /// The group it would have been in.
     pub group: GroupId,
     /// Names the group for people.
-    pub group_name: Arc<str>,
+    group_name: Arc<str>,
     /// Says why it is refused.
     pub reason: RefusalReason,
     /// Counts those there are: clients, or connects within the last second.

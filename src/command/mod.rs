@@ -19,7 +19,8 @@ pub use deny::DenySet;
 pub use introduction::keeps_arriving;
 pub use learned::Learned;
 pub use rereading::CommandRereading;
-pub use spec::{AclCategories, CommandFlags, CommandSpec};
+pub use spec::AclCategories;
+use spec::{CommandFlags, CommandSpec};
 pub use way::{ClientSub, Local, PinReason, TransactionCommand, Way};
 
 use memchr::memchr;
@@ -72,7 +73,7 @@ pub fn lookup(name: &[u8]) -> Option<CommandId> {
 }
 
 /// Finds the command or, written as `client|list`, subcommand of this name, in any case.
-pub fn lookup_full(name: &[u8]) -> Option<CommandId> {
+fn lookup_full(name: &[u8]) -> Option<CommandId> {
     match memchr(b'|', name) {
         None => lookup(name),
         Some(bar) => sub(lookup(&name[..bar])?, &name[bar + 1..]),

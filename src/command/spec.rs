@@ -22,30 +22,30 @@ pub struct CommandFlags(pub(super) u16);
 
 impl CommandFlags {
     /// Has subcommands; the second word says which.
-    pub const CONTAINER: Self = Self(1);
+    pub(super) const CONTAINER: Self = Self(1);
     pub const WRITE: Self = Self(1 << 1);
     /// The command only reads keys.
     pub const READONLY: Self = Self(1 << 2);
     /// The command may wait for others.
     pub const BLOCKING: Self = Self(1 << 3);
     /// Marks `MULTI`, `EXEC`, `DISCARD`, `WATCH` and `UNWATCH`.
-    pub const TRANSACTION: Self = Self(1 << 4);
+    pub(super) const TRANSACTION: Self = Self(1 << 4);
     /// The command belongs to pub/sub.
     pub const PUBSUB: Self = Self(1 << 5);
     /// The command is for administrators.
-    pub const ADMIN: Self = Self(1 << 6);
+    pub(super) const ADMIN: Self = Self(1 << 6);
     /// The command is refused inside `MULTI`.
-    pub const NO_MULTI: Self = Self(1 << 7);
+    pub(super) const NO_MULTI: Self = Self(1 << 7);
     /// The command is allowed before authentication.
-    pub const NO_AUTH: Self = Self(1 << 8);
+    pub(super) const NO_AUTH: Self = Self(1 << 8);
     /// The command is refused inside scripts.
-    pub const NOSCRIPT: Self = Self(1 << 9);
+    pub(super) const NOSCRIPT: Self = Self(1 << 9);
     /// The key positions depend on the arguments.
-    pub const MOVABLE_KEYS: Self = Self(1 << 10);
+    pub(super) const MOVABLE_KEYS: Self = Self(1 << 10);
     /// The server may work on it for seconds: its work is bounded neither by its arguments nor by reading one key.
     pub const LONG: Self = Self(1 << 11);
     /// It is no write, and yet held back while `CLIENT PAUSE WRITE` is in force.
-    pub const MAY_REPLICATE: Self = Self(1 << 12);
+    pub(super) const MAY_REPLICATE: Self = Self(1 << 12);
 
     /// Tells whether every flag of `other` is set.
     pub fn contains(self, other: Self) -> bool {

@@ -65,7 +65,7 @@ impl CertificateFacts {
     }
 
     /// Says what is wrong with it at `now`, in words; `None`: nothing.
-    pub fn untimely(&self, now: UnixSeconds) -> Option<String> {
+    pub(super) fn untimely(&self, now: UnixSeconds) -> Option<String> {
         if now > self.not_after {
             Some(format!("expired at {}", self.not_after))
         } else if now < self.not_before {

@@ -68,7 +68,7 @@ fn is_pipe(path: &Path) -> bool {
 }
 
 /// Tells whether a plain file stands there, which has the same content however often it is read.
-pub fn is_plain_file(path: &Path) -> bool {
+pub(super) fn is_plain_file(path: &Path) -> bool {
     std::fs::metadata(path).is_ok_and(|about| about.is_file())
 }
 

@@ -31,24 +31,22 @@ use std::time::Duration;
 pub use access::AccessSettings;
 pub use address::{Address, AdminAddress};
 pub use admin::{AdminSettings, health_address};
+use auth::AuthSettings;
 pub use auth::{
-    AuthMode, AuthSettings, AuthUser, IamLogin, SecretCommand, SecretSource, ServerLogin,
-    secret_in_file, trimmed,
+    AuthMode, AuthUser, IamLogin, SecretCommand, SecretSource, ServerLogin, secret_in_file, trimmed,
 };
 pub use certificate::{CertificateFacts, UnixSeconds};
 pub use conflicts::share_a_port;
-pub use files::{is_plain_file, read_authorities, read_hosts};
+pub use files::{read_authorities, read_hosts};
 pub use keys::{SettingKey, keys};
 pub use load::{fingerprint, load, parse};
 pub use machine::MachineResources;
 pub use memory::{CLIENT_BYTES, PROCESS_BYTES, TLS_CLIENT_BYTES, memory_for};
 pub use problem::{ConfigProblem, ConfigProblems};
-pub use reload::{MOST_GROUPS, succeed};
+pub use reload::succeed;
 pub use report::report;
 pub use secret::{PasswordDigest, Secret};
-pub use tls::{
-    CertifiedPair, ListenerTls, ServerVerification, TrustedAuthorities, UpstreamTls, provider,
-};
+pub use tls::{ListenerTls, ServerVerification, TrustedAuthorities, UpstreamTls, provider};
 
 /// Is everything that respool runs by. It is built only by the checks of this module, so that every value in it is usable as it is.
 #[derive(Debug, Clone)]
@@ -125,7 +123,7 @@ impl Settings {
 
     /// Counts the file descriptors for everything but clients, server and listeners: standard streams, the admin endpoint with its
     /// connections, name resolution, the one held back against EMFILE (64 together), and epoll, wake-up and signals of each worker (4).
-    pub fn spare_descriptors(&self) -> usize {
+    fn spare_descriptors(&self) -> usize {
         64 + 4 * self.workers
     }
 }

@@ -7,7 +7,7 @@ use super::{ClientGroup, Settings};
 
 /// Bounds the groups that there ever were in one process, those that reloads removed included: each keeps its index, and with it
 /// its counters.
-pub const MOST_GROUPS: usize = 1024;
+pub(super) const MOST_GROUPS: usize = 1024;
 
 const RESTART: &str = "restart respool to change it, or take the change back";
 

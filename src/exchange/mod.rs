@@ -174,7 +174,7 @@ impl<H: ClientHandle> Exchange<H> {
     }
 
     /// Tells whether a part of a frame has come, and its rest has not.
-    pub fn has_begun(&self) -> bool {
+    fn has_begun(&self) -> bool {
         !self.scanner.at_boundary() || !self.carry.is_empty()
     }
 

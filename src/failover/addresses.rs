@@ -100,7 +100,7 @@ impl AddressSet {
     }
 
     /// Tells whether the name has been seen lately to stand for its addresses in turn.
-    pub fn is_rotating(&self, now: u64) -> bool {
+    fn is_rotating(&self, now: u64) -> bool {
         self.rotates
             .is_some_and(|since| now < since.saturating_add(10 * ROTATION_MICROS))
     }

@@ -25,10 +25,12 @@ use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::rc::Rc;
 
-pub use audience::{AudiencePart, ChannelAudiences};
+use audience::AudiencePart;
+pub use audience::ChannelAudiences;
 pub use confirmed::{ConfirmedSubscriptions, QueuedSubscription, SentNow};
 pub use frame::{SubscriptionFrame, TopicMessage, UnexpectedFrame, read};
-pub use outcome::{SettledCommand, SubscriptionStart, TopicConfirmation, TopicCounts};
+use outcome::SettledCommand;
+pub use outcome::{SubscriptionStart, TopicConfirmation, TopicCounts};
 pub use pace::FanoutPace;
 pub use rights::{ChannelRights, UserTold};
 pub use suspicion::{LossRemedy, LossSuspicion, SubscriptionSide, SuspectPresence};

@@ -30,9 +30,9 @@ pub struct LossSuspect {
     /// It is this subscriber.
     pub subscriber: SubscriberId,
     /// It has many patterns, or for what it is subscribed to no message has come yet, or much of what came last.
-    pub is_likely: bool,
+    pub(super) is_likely: bool,
     /// All who are subscribed to the same have the same number here: they get the same messages.
-    pub kin: u64,
+    pub(super) kin: u64,
 }
 
 /// Says whether all who can have been the cause of a loss are still there.

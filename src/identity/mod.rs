@@ -15,7 +15,8 @@ use std::sync::Arc;
 
 pub use filter::{KillFilter, ListFilter};
 pub use line::client_line;
-pub use record::{ClientArrival, ClientFlag, ClientNames, ClientRecord, NO_COMMAND};
+use record::ClientNames;
+pub use record::{ClientArrival, ClientFlag, ClientRecord, NO_COMMAND};
 pub use registry::{ClientRegistry, RegisteredClient};
 
 /// Redis assumes this user for a client that has not authenticated.

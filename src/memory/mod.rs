@@ -9,7 +9,8 @@ mod stall;
 mod strangers;
 
 pub use account::{HeldBytes, MemoryAccount, SharedFrame};
-pub use order::{MemoryHolder, largest_first, who_goes};
+use order::largest_first;
+pub use order::{MemoryHolder, who_goes};
 pub use room::MemoryRoom;
 pub use stall::ReplyStalls;
 pub use strangers::{Stranger, StrangerList};

@@ -11,7 +11,7 @@ pub struct MemoryHolder {
 
 /// Returns whom to close so that `excess` bytes are given back: the largest holders, and no more of them than it takes. Of equal ones the
 /// youngest goes.
-pub fn largest_first(mut holders: Vec<MemoryHolder>, excess: u64) -> Vec<MemoryHolder> {
+pub(super) fn largest_first(mut holders: Vec<MemoryHolder>, excess: u64) -> Vec<MemoryHolder> {
     holders.retain(|holder| holder.bytes > 0);
     holders.sort_unstable_by_key(|holder| (holder.bytes, holder.id));
     let mut back = 0;

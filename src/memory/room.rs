@@ -80,7 +80,7 @@ impl MemoryRoom {
 
     /// Tells whether so much has come since the process was last measured that it is to be measured again: what is on no account grows with
     /// what is, and a worker that gets no time measures nothing.
-    pub fn is_to_be_measured(&self) -> bool {
+    pub(super) fn is_to_be_measured(&self) -> bool {
         let measured = self.measured_bytes.load(Ordering::Relaxed);
         self.held() > measured.saturating_add(self.limit() / UNMEASURED)
     }

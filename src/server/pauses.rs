@@ -117,12 +117,12 @@ impl ServerPauses {
     }
 
     /// Returns until when every command is held back, as far as is known; 0: none is.
-    pub fn all_until(&self) -> u64 {
+    pub(super) fn all_until(&self) -> u64 {
         self.all.until()
     }
 
     /// Returns until when writes are held back, as far as is known; 0: they are not.
-    pub fn writes_until(&self) -> u64 {
+    pub(super) fn writes_until(&self) -> u64 {
         self.writes.until()
     }
 

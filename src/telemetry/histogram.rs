@@ -3,7 +3,7 @@
 use super::Counter;
 
 /// Lists the inclusive upper bounds of the buckets in microseconds; one more bucket takes what lies above the last.
-pub const BOUNDS_MICROS: [u64; 17] = [
+const BOUNDS_MICROS: [u64; 17] = [
     50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 20_000, 50_000, 100_000, 200_000, 500_000,
     1_000_000, 2_000_000, 5_000_000, 10_000_000,
 ];
@@ -27,7 +27,7 @@ impl Histogram {
     }
 
     /// Adds what was counted so far to `totals`.
-    pub fn add_to(&self, totals: &mut HistogramTotals) {
+    pub(super) fn add_to(&self, totals: &mut HistogramTotals) {
         for (total, bucket) in totals.buckets.iter_mut().zip(&self.buckets) {
             *total += bucket.get();
         }
@@ -49,12 +49,12 @@ impl HistogramTotals {
     }
 
     /// Returns the sum of all durations in seconds.
-    pub fn sum_seconds(&self) -> f64 {
+    pub(super) fn sum_seconds(&self) -> f64 {
         self.sum_micros as f64 / 1e6
     }
 
     /// Counts for each bound, in seconds, the events that took that long or less.
-    pub fn cumulative(&self) -> impl Iterator<Item = (f64, u64)> + '_ {
+    pub(super) fn cumulative(&self) -> impl Iterator<Item = (f64, u64)> + '_ {
         BOUNDS_MICROS
             .iter()
             .zip(&self.buckets)

@@ -41,7 +41,7 @@ pub struct MetricSample {
 }
 
 /// Lists every metric of respool, in the order of exposition.
-pub const METRICS: &[Metric] = &[
+pub(super) const METRICS: &[Metric] = &[
     Metric {
         name: "respool_client_connections",
         labels: &["group"],

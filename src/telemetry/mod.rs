@@ -23,23 +23,27 @@ mod throttle;
 mod worker;
 
 pub use concern::OperatorConcern;
-pub use counter::{Counter, Gauge};
+use counter::{Counter, Gauge};
 pub use exposition::{CONTENT_TYPE, render_metrics};
 pub use faults::faults;
-pub use histogram::{Histogram, HistogramTotals};
+use histogram::{Histogram, HistogramTotals};
 pub use labels::{AdminRefusal, Bound, ConnectResult, Disconnect, LossCause, TlsHandshake};
 pub use log_queue::LogQueue;
-pub use metrics::{METRICS, Metric, MetricSample, MetricSource};
-pub use parts::{Heartbeat, PartRow, ProcessParts};
+use metrics::{METRICS, Metric, MetricSample, MetricSource};
+use parts::PartRow;
+pub use parts::{Heartbeat, ProcessParts};
 pub use process::{PROCESS, ProcessRow};
 pub use scrape::{
-    CertificateRow, ClientRow, CounterTotals, FailoverRow, FailoverRows, GroupRow, GroupTotals,
-    LastReload, MemoryRow, MetricScrape, ProcessStanding, UpstreamCounts,
+    CertificateRow, ClientRow, FailoverRow, FailoverRows, GroupRow, LastReload, MemoryRow,
+    MetricScrape, ProcessStanding, UpstreamCounts,
 };
-pub use server::{LastError, ServerHealth, ServerSnapshot};
+use scrape::{CounterTotals, GroupTotals};
+pub use server::ServerHealth;
+use server::{LastError, ServerSnapshot};
 pub use status::status_json;
 pub use throttle::Throttle;
-pub use worker::{GroupCounters, WorkerCounters};
+use worker::GroupCounters;
+pub use worker::WorkerCounters;
 
 #[cfg(test)]
 mod tests;

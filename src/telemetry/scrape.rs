@@ -205,7 +205,7 @@ pub struct CounterTotals {
     /// There are as many as [`ProcessStanding::groups`].
     pub groups: Vec<GroupTotals>,
     /// Lists the labels of [`GroupTotals::pins`].
-    pub pin_reasons: &'static [&'static str],
+    pub(super) pin_reasons: &'static [&'static str],
     /// Counts the attempts to connect to the server, by [`ConnectResult`].
     pub connects: [u64; ConnectResult::ALL.len()],
     /// Counts the connections to the server lost or left, by [`LossCause`].

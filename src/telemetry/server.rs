@@ -50,7 +50,7 @@ pub struct ServerSnapshot {
     /// Tells whether it answered when last asked.
     pub up: bool,
     /// The round trip of the last answered check in microseconds.
-    pub latency_us: Option<u64>,
+    pub(super) latency_us: Option<u64>,
     /// Counts the clients as the server does, respool's connections among them.
     pub connected_clients: Option<u64>,
     /// The server's own limit of clients.
@@ -161,7 +161,7 @@ impl ServerHealth {
     }
 
     /// Tells whether the server answered when last asked.
-    pub fn is_up(&self) -> bool {
+    fn is_up(&self) -> bool {
         self.up.load(Ordering::Relaxed)
     }
 

@@ -102,7 +102,7 @@ impl WorkerCounters {
     }
 
     /// Lists the labels of the pin reasons, in the order of their index.
-    pub fn pin_reasons(&self) -> &'static [&'static str] {
+    pub(super) fn pin_reasons(&self) -> &'static [&'static str] {
         self.pin_reasons
     }
 

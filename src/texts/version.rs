@@ -109,7 +109,7 @@ impl ServerVersion {
 
     /// Returns the server of [`Self::to_bits`]. Of any other number [`Self::UNKNOWN`].
     #[inline]
-    pub fn from_bits(bits: u32) -> Self {
+    fn from_bits(bits: u32) -> Self {
         let [product, major, minor, patch] = bits.to_be_bytes();
         match product {
             1 => Self::redis(major, minor, patch),

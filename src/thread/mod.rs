@@ -5,7 +5,8 @@ mod loss_lines;
 mod passing;
 mod process;
 
-pub use closing::{ClosingSockets, LINGER, ServerEnd};
+use closing::ClosingSockets;
+pub use closing::{LINGER, ServerEnd};
 pub use passing::{LinkParcel, LinkPassing};
 pub use process::{Process, QueuePlaces, QueuedKind};
 

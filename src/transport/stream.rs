@@ -243,7 +243,7 @@ impl Stream {
     }
 
     /// Sets no-delay, keepalive and how long bytes may stay unacknowledged; unix sockets need none of them.
-    pub fn tune(&self, keepalive: Duration) {
+    pub(super) fn tune(&self, keepalive: Duration) {
         if let Self::Tcp(stream) = self {
             // All only improve the connection; it works without.
             let _ = stream.set_nodelay(true);

@@ -18,18 +18,16 @@ use introduction::{ServerIntroduction, introduce};
 use talk::OpeningTalk;
 
 use crate::budget::SocketPermit;
-use crate::config::{ServerRole, Settings};
+use crate::config::{ServerRole, Settings, UpstreamSettings};
 use crate::failover::ServerNode;
-use crate::link::Link;
-use crate::link::ServerSocket;
+use crate::link::{Link, ServerSocket};
 use crate::login::OwnLogin;
 use crate::server::LinkOrigin;
 use crate::session::{Change, State, steps};
 use crate::telemetry::{ConnectResult, TlsHandshake};
 use crate::texts::NOAUTH;
-use crate::thread::Process;
-use crate::thread::Thread;
-use crate::transport::{DialError, TlsConnector, dial};
+use crate::thread::{Process, Thread};
+use crate::transport::{DialError, Stream, TlsConnector, dial};
 
 /// Holds what one connect goes by from its first step to its last, whatever is reloaded meanwhile.
 struct ConnectTerms {
@@ -131,49 +129,8 @@ async fn greet(
     (permit, best): (SocketPermit, Option<ServerNode>),
 ) -> Result<(ServerSocket, SettledState), ConnectError> {
     let upstream = &terms.settings.upstream;
-    let dialled = async {
-        let process = &thread.process;
-        let nodes = process
-            .address
-            .locate(upstream, &process.look_up_terms())
-            .await?;
-        let mut nodes = process.address.order(&nodes, process.now_micros());
-        if let Some(best) = best
-            && let Some(at) = nodes.iter().position(|node| *node == best)
-        {
-            nodes[..=at].rotate_right(1);
-        }
-        let is_uncounted = |node| process.uncounted.holds(node);
-        if nodes.iter().any(is_uncounted) || process.budget.is_over_total() {
-            // An address that was the server's before: what stands there counts first.
-            return Err(DialError::Unresolved(
-                "connections of before still stand at the server, as many as there may be"
-                    .to_owned(),
-            ));
-        }
-        let has_others = nodes.len() > 1;
-        let was_silent = |node: &ServerNode| {
-            if has_others {
-                process.address.was_silent(node, process.now_micros());
-            }
-        };
-        let limit = upstream.connect_timeout;
-        let dialled = dial(&nodes, limit, upstream.keepalive, was_silent).await?;
-        if has_others {
-            process.address.has_answered(&dialled.1);
-        }
-        Ok(dialled)
-    };
-    let (stream, node) = dialled.await.map_err(|error| {
-        let result = match &error {
-            DialError::Timeout(_) => ConnectResult::Timeout,
-            DialError::Io(io) if io.kind() == io::ErrorKind::ConnectionRefused => {
-                ConnectResult::Refused
-            }
-            DialError::Io(_) | DialError::Unresolved(_) => ConnectResult::Error,
-        };
-        away(error.to_string(), result)
-    })?;
+    let dialled = dial_server(thread, upstream, best).await;
+    let (stream, node) = dialled.map_err(unreached)?;
     let mut socket = ServerSocket::new(thread, stream, permit, node, terms.begun_micros);
     // Its bound is its own, so that it can be told apart.
     secure(thread, terms, &mut socket).await?;
@@ -189,6 +146,56 @@ async fn greet(
         ))
     })?;
     Ok((talk.into_socket(), settled))
+}
+
+/// Dials the nodes of the server, `best` before the others.
+async fn dial_server(
+    thread: &Rc<Thread>,
+    upstream: &UpstreamSettings,
+    best: Option<ServerNode>,
+) -> Result<(Stream, ServerNode), DialError> {
+    let process = &thread.process;
+    let nodes = process
+        .address
+        .locate(upstream, &process.look_up_terms())
+        .await?;
+    let mut nodes = process.address.order(&nodes, process.now_micros());
+    if let Some(best) = best
+        && let Some(at) = nodes.iter().position(|node| *node == best)
+    {
+        nodes[..=at].rotate_right(1);
+    }
+    let is_uncounted = |node| process.uncounted.holds(node);
+    if nodes.iter().any(is_uncounted) || process.budget.is_over_total() {
+        // An address that was the server's before: what stands there counts first.
+        return Err(DialError::Unresolved(
+            "connections of before still stand at the server, as many as there may be".to_owned(),
+        ));
+    }
+    let has_others = nodes.len() > 1;
+    let was_silent = |node: &ServerNode| {
+        if has_others {
+            process.address.was_silent(node, process.now_micros());
+        }
+    };
+    let limit = upstream.connect_timeout;
+    let dialled = dial(&nodes, limit, upstream.keepalive, was_silent).await?;
+    if has_others {
+        process.address.has_answered(&dialled.1);
+    }
+    Ok(dialled)
+}
+
+/// Tells why the server was not reached, by how it failed.
+fn unreached(error: DialError) -> ConnectError {
+    let result = match &error {
+        DialError::Timeout(_) => ConnectResult::Timeout,
+        DialError::Io(io) if io.kind() == io::ErrorKind::ConnectionRefused => {
+            ConnectResult::Refused
+        }
+        DialError::Io(_) | DialError::Unresolved(_) => ConnectResult::Error,
+    };
+    away(error.to_string(), result)
 }
 
 /// Holds what was told before a connection carries traffic.

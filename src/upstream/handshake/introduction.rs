@@ -33,19 +33,9 @@ pub(super) async fn introduce(
     name: &str,
     refuses_unauthenticated: bool,
 ) -> Result<Option<ServerIntroduction>, ConnectError> {
-    // While a script runs HELLO is all that is answered; servers older than it know CLIENT alone.
-    let mut request = encode_request(&["HELLO", "3"]);
-    request.extend(encode_request(&["HELLO", "2", "SETNAME", name]));
-    request.extend(name_request(name));
-    request.extend(encode_request(&["CLIENT", "ID"]));
-    // A server that is loading, or a replica that may not serve stale data, answers all of these but PING.
-    request.extend(encode_request(&["PING"]));
     // Where the operator has switched INFO off it is not known.
     let asks_run = !terms.settings.upstream.health_interval.is_zero();
-    if asks_run {
-        request.extend(encode_request(&["INFO", "server"]));
-    }
-    talk.send(&request).await?;
+    talk.send(&introduction_request(name, asks_run)).await?;
     let (three, two) = (talk.reply().await?, talk.reply().await?);
     let (named, id) = (talk.reply().await?, talk.reply().await?);
     let ping = talk.reply().await?;
@@ -65,17 +55,8 @@ pub(super) async fn introduce(
     }
     let mut server = ServerHello::default();
     server.refuses_unauthenticated = refuses_unauthenticated;
-    if !server.hello(Protocol::Resp2, &two) {
-        let text = String::from_utf8_lossy(&two).trim_end().to_owned();
-        if text.starts_with("-NOAUTH") {
-            return Ok(None);
-        }
-        if !text.starts_with("-ERR unknown command") {
-            return Err(away(
-                format!("the server answered HELLO with {text}"),
-                ConnectResult::HandshakeError,
-            ));
-        }
+    if !server.hello(Protocol::Resp2, &two) && needs_login(&two)? {
+        return Ok(None);
     }
     server.hello(Protocol::Resp3, &three);
     let told = server.connection_id();
@@ -97,6 +78,34 @@ pub(super) async fn introduce(
         is_replica,
         version: server.version(),
     }))
+}
+
+/// Writes what is sent at once: HELLO twice, the name of the connection, and what asks for its number, for life and for the run.
+fn introduction_request(name: &str, asks_run: bool) -> Vec<u8> {
+    // While a script runs HELLO is all that is answered; servers older than it know CLIENT alone.
+    let mut request = encode_request(&["HELLO", "3"]);
+    request.extend(encode_request(&["HELLO", "2", "SETNAME", name]));
+    request.extend(name_request(name));
+    request.extend(encode_request(&["CLIENT", "ID"]));
+    // A server that is loading, or a replica that may not serve stale data, answers all of these but PING.
+    request.extend(encode_request(&["PING"]));
+    if asks_run {
+        request.extend(encode_request(&["INFO", "server"]));
+    }
+    request
+}
+
+/// Tells whether HELLO, which the server has refused, wants a login before it; a server that does not know it can be talked to without.
+fn needs_login(refusal: &[u8]) -> Result<bool, ConnectError> {
+    let text = String::from_utf8_lossy(refusal).trim_end().to_owned();
+    let is_wanted = text.starts_with("-NOAUTH");
+    if is_wanted || text.starts_with("-ERR unknown command") {
+        return Ok(is_wanted);
+    }
+    Err(away(
+        format!("the server answered HELLO with {text}"),
+        ConnectResult::HandshakeError,
+    ))
 }
 
 /// Tells whether each answer of an introduction is an error, or what its command is answered with: a line too many before them would

@@ -67,7 +67,7 @@ impl Upstream {
     }
 
     /// Tells whether a connection can be lent to a group now.
-    pub fn may_lend(&self, group: usize) -> bool {
+    pub(super) fn may_lend(&self, group: usize) -> bool {
         let budget = &self.thread.process.budget;
         budget.try_lease(group, self.thread.index).is_some()
     }

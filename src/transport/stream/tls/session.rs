@@ -237,11 +237,18 @@ impl TlsSession {
                 Err(error) => break Err(error),
             }
         };
-        let rest = &records[used..];
         if let Err(error) = result {
             self.collect_alert();
             return Err(error);
         }
+        self.keep(&records[used..])
+    }
+
+    /// Keeps the start of a record that has not come whole.
+    ///
+    /// # Errors
+    /// It is longer than a record can be by now: nothing more is fed.
+    fn keep(&mut self, rest: &[u8]) -> Result<(), Error> {
         let is_open_client =
             matches!(&self.side, SessionSide::Server(session) if !session.is_handshaking());
         let most = if is_open_client {
