@@ -19,11 +19,11 @@ pub use reply_times::{ConnectionLoad, ReplyTimes};
 pub use room::{RoomQueue, RoomTicket};
 pub use share::{AnsweredRequests, BusyCause, ClientShare, LinkCompany, goes_on_at};
 
-/// A connection serves so many requests in one state while others wait. A change costs one round trip; 256 requests of 1 to 2
+/// A connection serves this many requests in one state while others wait. A change costs one round trip; 256 requests of 1 to 2
 /// µs each keep that below a third of the time on loopback, and the wait of others below a millisecond.
 const QUANTUM: u32 = 256;
 
-/// A connection takes requests of one state for so long at most while others wait, from the first of them on; round trips
+/// A connection takes requests of one state for this long at most while others wait, from the first of them on; round trips
 /// come on top. Requests that take the server 10 ms each would else keep others waiting for two and a half seconds.
 const QUANTUM_MICROS: u64 = 5_000;
 
@@ -66,7 +66,7 @@ pub enum ScheduleAction<S> {
 pub struct OwedReplies {
     /// It owes something that the server may work on for long: a change behind it may wait as long as that.
     pub may_work: bool,
-    /// It owes so many replies.
+    /// It owes this many replies.
     pub replies: usize,
 }
 
@@ -134,7 +134,7 @@ pub struct StateSchedule<S, T> {
     queues: VecDeque<StateQueue<S, T>>,
     /// Those who log in stand in the order of their turns.
     logins: VecDeque<StateQueue<S, T>>,
-    /// Those who log in have had so many turns so far.
+    /// Those who log in have had this many turns so far.
     login_turns: u64,
     /// The last turn was that of one who logs in.
     was_login: bool,

@@ -67,7 +67,7 @@ pub struct ServerSigns {
     pub writes_paused_until: u64,
 }
 
-/// A server that works on nothing is heard within so long by whoever asks it each second.
+/// A server that works on nothing is heard within this long by whoever asks it each second.
 const HEARD_WITHIN: Duration = Duration::from_secs(2);
 
 impl ServerSigns {
@@ -81,9 +81,9 @@ impl ServerSigns {
 /// Says how long a silence is borne.
 #[derive(Debug, Clone, Copy)]
 pub struct SilenceLimits {
-    /// It is borne so long when nothing explains it (`upstream.reply_timeout`).
+    /// It is borne this long when nothing explains it (`upstream.reply_timeout`).
     pub reply: Duration,
-    /// It is borne so long when something does (`upstream.busy_timeout`).
+    /// It is borne this long when something does (`upstream.busy_timeout`).
     pub busy: Duration,
 }
 

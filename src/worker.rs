@@ -26,13 +26,13 @@ use crate::thread::{Process, Thread};
 use crate::transport::AcceptedClient;
 use crate::upstream::Upstream;
 
-/// A worker may be behind with so many messages before whoever sends them waits.
+/// A worker may be behind with this many messages before whoever sends them waits.
 const MAILBOX: usize = 4096;
 
 /// The worker looks this often for what time makes due: deadlines are kept to within this.
 const TICK: Duration = Duration::from_millis(50);
 
-/// Closing the connections to the server may take so long at the end.
+/// Closing the connections to the server may take this long at the end.
 const CLOSING_TIME: Duration = Duration::from_secs(2);
 
 /// Says what the rest of the process tells a worker.
@@ -299,7 +299,7 @@ async fn serve(
     close(&clients.upstream).await;
 }
 
-/// Closes the connections to the server, once nothing is under way on them and within [`CLOSING_TIME`].
+/// Closes the connections to the server. What is under way on them, and then the server, has [`CLOSING_TIME`] each.
 async fn close(upstream: &Rc<Upstream>) {
     // Elements popped for clients that have just been closed find their way back.
     let settled = async {

@@ -8,7 +8,7 @@ use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::config::AdminAddress;
 
-/// The whole check may take so long; container runtimes give up after a few seconds themselves.
+/// The whole check may take this long; container runtimes give up after a few seconds themselves.
 const DEADLINE: Duration = Duration::from_secs(3);
 
 /// Bounds the bytes of the answer that are looked at.

@@ -37,19 +37,19 @@ mod view;
 pub use healthcheck::healthcheck;
 pub use view::StatusView;
 
-/// A request's head may take so long to arrive: whoever asks has it ready.
+/// A request's head may take this long to arrive: whoever asks has it ready.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// A request's body may take so long to arrive.
+/// A request's body may take this long to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// A whole connection may take so long, the reading of the answer included.
+/// A whole connection may take this long, the reading of the answer included.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A request body may be so long, in bytes; its content is ignored.
+/// A request body may be this long, in bytes; its content is ignored.
 const MAX_BODY: usize = 4096;
 
-/// A request's head may be so long, in bytes.
+/// A request's head may be this long, in bytes.
 const MAX_HEAD: usize = 16 * 1024;
 
 /// Carries a reload out and returns how it went.

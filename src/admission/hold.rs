@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use super::Admission;
 
-/// One in so many of `limits.max_rejected` may be in its TLS handshake at once: it costs a thousand times what the answer
+/// One in this many of `limits.max_rejected` may be in its TLS handshake at once: it costs a thousand times what the answer
 /// costs, and nobody rejected is to take the time of those who are served.
 const ONE_IN: usize = 8;
 

@@ -521,7 +521,7 @@ impl AdmissionCounts {
 /// Holds the figures of one group.
 #[derive(Debug, Clone)]
 pub struct GroupFigures {
-    /// Names the group.
+    /// Names the group as the configuration does.
     pub name: Arc<str>,
     /// Says what its cap counts.
     pub per: CapScope,

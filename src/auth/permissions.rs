@@ -8,10 +8,10 @@ use std::collections::HashMap;
 use crate::command::ClientSub;
 use crate::texts::is_no_permission;
 
-/// An answer holds for so long: what an operator changes is heeded within five seconds, the asking included.
+/// An answer holds for this long: what an operator changes is heeded within five seconds, the asking included.
 const HOLDS_MICROS: u64 = 3_000_000;
 
-/// The answers of so many users are kept; past it those go whose answers hold no more, and then all.
+/// The answers of this many users are kept; past it those go whose answers hold no more, and then all.
 const MOST_USERS: usize = 1024;
 
 /// Tells whether it reaches other clients.

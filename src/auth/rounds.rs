@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 
-/// Each is looked up so often.
+/// Each is looked up this often.
 const EVERY_MICROS: u64 = 2_000_000;
 
 /// Bounds the users that are asked about at once, and those asked about in a second.

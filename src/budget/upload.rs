@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// A second on a connection that others wait for must at least be used for so much: a megabyte, a byte in a microsecond.
+/// A second on a connection that others wait for must at least be used for this much: a megabyte, a byte in a microsecond.
 const BYTES_A_MICROSECOND: u64 = 1;
 
 /// A look that comes later than this comes late for respool's own reasons: its clients have not been read either.

@@ -134,7 +134,7 @@ pub enum SecretSource {
 pub struct SecretCommand {
     /// Holds the program and its arguments.
     pub argv: Vec<String>,
-    /// The command may take so long.
+    /// The command may take this long.
     pub timeout: Duration,
 }
 

@@ -203,7 +203,7 @@ fn hosts_file(
     }
 }
 
-/// The server may be away for so long by default until it counts as down: never shorter than commands wait for it.
+/// The server may be away for this long by default until it counts as down: never shorter than commands wait for it.
 const CIRCUIT_AFTER: Duration = Duration::from_secs(10);
 
 fn upstream(

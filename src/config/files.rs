@@ -21,13 +21,13 @@ const LONGEST_HOSTS: u64 = 32 << 20;
 /// No file of authorities is longer than this; those of a system take some 220 KiB.
 const LONGEST_AUTHORITIES: u64 = 16 << 20;
 
-/// A pipe that has nothing yet is looked at so often.
+/// A pipe that has nothing yet is looked at this often.
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// A pipe is given up after so many pauses, 2 s, while nobody has written to it.
+/// A pipe is given up after this many pauses, 2 s, while nobody has written to it.
 const PAUSES_FOR_A_WRITER: u32 = 200;
 
-/// A pipe is given up after so many pauses, 10 s, whoever writes. They are counted, since nothing here looks at a clock: each takes its
+/// A pipe is given up after this many pauses, 10 s, whoever writes. They are counted, since nothing here looks at a clock: each takes its
 /// time at least.
 const PAUSES: u32 = 1000;
 

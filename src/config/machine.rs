@@ -8,11 +8,11 @@ use super::UnixSeconds;
 /// Says what the machine offers; it is passed into the checks, so that they are the same on every machine in tests.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MachineResources {
-    /// This process may use so many cores; at least 1.
+    /// This process may use this many cores; at least 1.
     pub cores: usize,
     /// Holds the hard `RLIMIT_NOFILE`; `usize::MAX` when there is none.
     pub file_descriptors: usize,
-    /// This process may use so many bytes of memory: the least of what its control groups and the machine have.
+    /// This process may use this many bytes of memory: the least of what its control groups and the machine have.
     pub memory: usize,
     /// Holds the name of the host.
     pub host_name: String,

@@ -59,9 +59,9 @@ pub struct Settings {
     pub instance: String,
     /// Says what happens between the signal to end and the drain.
     pub drain: DrainSettings,
-    /// A drain waits so long for clients to finish before it closes them.
+    /// A drain waits this long for clients to finish before it closes them.
     pub drain_timeout: Duration,
-    /// A worker may stand still for so long before `/livez` says so.
+    /// A worker may stand still for this long before `/livez` says so.
     pub stall_timeout: Duration,
     /// Clients connect there; there is at least one.
     pub listeners: Vec<ListenerSettings>,
@@ -131,7 +131,7 @@ impl Settings {
 /// Says what happens between the signal to end and the drain: respool serves on, and says to probes that it ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct DrainSettings {
-    /// It serves on for so long at least.
+    /// It serves on for this long at least.
     pub delay: Duration,
     /// It serves on while there are clients, where this is true.
     pub until_empty: bool,
@@ -410,7 +410,7 @@ pub enum CapScope {
     Group,
     /// It counts each peer IP address.
     Address {
-        /// Only so many bits of an IPv6 address count: whoever has one has the network it is in.
+        /// Only this many bits of an IPv6 address count: whoever has one has the network it is in.
         ipv6_prefix: u8,
     },
     /// It counts each client name.
@@ -451,7 +451,7 @@ pub struct WrittenDefaults {
 pub struct ReloadSettings {
     /// Is true where it is read again when the content of the file, or of a file it names, has changed.
     pub watch: bool,
-    /// The content is looked at so often.
+    /// The content is looked at this often.
     pub interval: Duration,
 }
 

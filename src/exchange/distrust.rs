@@ -5,7 +5,7 @@ use std::time::Duration;
 /// Most users remembered; past it everybody is kept apart.
 pub const MAX_USERS: usize = 64;
 
-/// A user who has not offended for so long is trusted again: what was to blame may have been mended, or its permissions changed.
+/// A user who has not offended for this long is trusted again: what was to blame may have been mended, or its permissions changed.
 pub const FORGOTTEN_AFTER: Duration = Duration::from_secs(3600);
 
 /// Names what a user's commands have done, or may have done, to a connection that others share.

@@ -35,6 +35,6 @@ impl MayTake {
 #[derive(Debug, Clone, Copy)]
 pub struct FencePlace {
     pub(super) fence: Fence,
-    /// The requests before it may take so long.
+    /// The requests before it may take this long.
     pub(super) before: MayTake,
 }

@@ -78,7 +78,7 @@ pub struct Exchange<H> {
     flow: FrameFlow,
     /// The commands of everybody come between replies (MONITOR).
     shows_commands: bool,
-    /// Requests whose answers come amid a stream have been sent, and may take so long.
+    /// Requests whose answers come amid a stream have been sent, and may take this long.
     unplaced: Option<MayTake>,
     /// The frame under way answers no request.
     is_push: bool,
@@ -92,7 +92,7 @@ pub struct Exchange<H> {
     pulse: LinkPulse,
     /// Measures how quickly the server answers here.
     times: ReplyTimes,
-    /// The read under way has answered long pipelines of these clients, with so many replies each.
+    /// The read under way has answered long pipelines of these clients, with this many replies each.
     charged: Vec<(H, u32)>,
     /// Somebody last sent requests behind those of somebody else at that time.
     mixed_micros: Option<u64>,

@@ -20,7 +20,7 @@ pub(super) struct LinkPulse {
     pub(super) may_pause: u32,
     /// Tells since when the server is known to have answered elsewhere.
     pub(super) overtaken: OvertakenSilence,
-    /// The server has answered here within so long at best.
+    /// The server has answered here within this long at best.
     pub(super) quickest_micros: u64,
     /// The kernel has been told to be as patient with unacknowledged bytes as with a busy server.
     pub(super) is_patient: bool,

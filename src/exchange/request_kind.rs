@@ -26,7 +26,7 @@ pub enum RequestKind {
 pub struct Unsent {
     /// Holds the requests as they were to be sent.
     pub bytes: Vec<u8>,
-    /// There are so many requests in `bytes`.
+    /// There are this many requests in `bytes`.
     pub count: u32,
     /// The server may keep them waiting for these reasons.
     pub delays: Delays,

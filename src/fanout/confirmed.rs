@@ -26,7 +26,7 @@ pub struct QueuedSubscription {
     pub kind: TopicKind,
     /// It subscribes, or (false) unsubscribes.
     pub subscribes: bool,
-    /// It names so many topics; with none it leaves all.
+    /// It names this many topics; with none it leaves all.
     pub topics: u32,
 }
 

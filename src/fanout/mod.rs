@@ -42,10 +42,10 @@ use topic::{RecentBytes, SubscribedTopic, TopicPhase};
 
 use crate::resp::speak::{OK, encode_request};
 
-/// A name is kept so many times at most.
+/// A name is kept this many times at most.
 const COPIES: usize = 4;
 
-/// A subscription takes so much memory beside its name.
+/// A subscription takes this much memory beside its name.
 pub const TOPIC_BYTES: usize = 320;
 
 /// Keeps a request that is at the server, or on its way there.
@@ -59,7 +59,7 @@ struct PendingRequest<T> {
     by: Option<SubscriberId>,
     /// This client has unsubscribed and is told when the server has.
     parting: Option<SettledCommand<T>>,
-    /// The server has confirmed so many of `topics`.
+    /// The server has confirmed this many of `topics`.
     confirmed: usize,
 }
 
@@ -93,7 +93,7 @@ struct PendingCommand<T> {
 #[derive(Debug, Default)]
 struct ClientSubscriptions {
     sets: [HashSet<Rc<[u8]>>; 3],
-    /// All names in `sets` have so many bytes.
+    /// All names in `sets` have this many bytes.
     name_bytes: usize,
 }
 
@@ -129,10 +129,10 @@ pub struct TopicFanout<T> {
     login: PendingLogin,
     /// The server has answered this to [`Self::login`].
     login_answer: Option<Vec<u8>>,
-    /// This is the second, and so much has come not long ago.
+    /// This is the second, and this much has come not long ago.
     second: u64,
     recent: Cell<RecentBytes>,
-    /// The server has passed so many marks.
+    /// The server has passed this many marks.
     passed_marks: usize,
     /// There is a connection to send requests on.
     is_connected: bool,

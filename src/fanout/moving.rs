@@ -10,7 +10,7 @@ use super::{
     ClientSubscriptions, PUBSUB_KINDS, RequestPurpose, SubscriberId, TopicFanout, TopicKind,
 };
 
-/// A client with so many patterns may well be sent a message more than once.
+/// A client with this many patterns may well be sent a message more than once.
 const MANY_PATTERNS: usize = 8;
 
 /// Keeps a subscriber that has been taken out, with all that it is subscribed to.

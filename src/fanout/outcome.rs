@@ -16,11 +16,11 @@ pub struct TopicConfirmation {
 /// Counts the topics of each kind that a client is subscribed to.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct TopicCounts {
-    /// It is subscribed to so many channels.
+    /// It is subscribed to this many channels.
     pub channels: usize,
-    /// It is subscribed to so many patterns.
+    /// It is subscribed to this many patterns.
     pub patterns: usize,
-    /// It is subscribed to so many shard channels.
+    /// It is subscribed to this many shard channels.
     pub shard_channels: usize,
 }
 

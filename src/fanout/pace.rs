@@ -3,19 +3,19 @@
 //! What one read of the subscription connection brings may be for thousands of clients: 64 KiB of small messages for 150
 //! of them are 200,000 messages. The work is counted rather than timed, so that it is the same wherever it is measured.
 
-/// It takes so long to place a message with one subscriber.
+/// It takes this long to place a message with one subscriber.
 const PLACING_NANOS: u64 = 100;
 
-/// A copied KiB takes so long when it is placed. From 4 KiB on messages are not copied.
+/// A copied KiB takes this long when it is placed. From 4 KiB on messages are not copied.
 const PLACED_KIB_NANOS: u64 = 100;
 
 /// Each subscriber is given a copy of messages up to this length.
 const COPIED_UP_TO: usize = 4 * 1024;
 
-/// It takes so long to hand what was placed with a subscriber to its socket.
+/// It takes this long to hand what was placed with a subscriber to its socket.
 const HANDING_NANOS: u64 = 4_000;
 
-/// A KiB takes so long there.
+/// A KiB takes this long there.
 const HANDED_KIB_NANOS: u64 = 200;
 
 /// Bounds the work of one turn: a request of another client waits for about three of them.

@@ -9,7 +9,7 @@ use super::{PUBSUB_KINDS, PendingRequest, RequestPurpose, SubscriberId, TopicFan
 /// read.
 const RESUBSCRIBED_AT_ONCE: usize = 1000;
 
-/// The names in such a request have so many bytes at most, unless one name is longer: a server's query buffer has a limit of
+/// The names in such a request have this many bytes at most, unless one name is longer: a server's query buffer has a limit of
 /// its own.
 const RESUBSCRIBED_BYTES: usize = 256 * 1024;
 

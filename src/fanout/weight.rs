@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use super::pattern::may_match;
 use super::{RequestPurpose, SubscriberId, TopicFanout, TopicKind};
 
-/// A large message takes so much at least beside its bytes.
+/// A large message takes this much at least beside its bytes.
 const OVERHEAD: usize = 64;
 
 /// Returns what a message of `bytes` takes at the server, whose allocator knows four sizes up to each next power of two.

@@ -57,7 +57,7 @@ enum ExecutedStage {
 /// Reads the reply of one EXEC, cut anywhere as [`ReplyScanner`] cuts it.
 #[derive(Debug)]
 pub struct Executed {
-    /// The reply has so many elements, those of marks included.
+    /// The reply has this many elements, those of marks included.
     elements: u32,
     /// This many of them are the answers to marks.
     marks: u32,

@@ -9,7 +9,7 @@ use zeroize::Zeroizing;
 
 use crate::config::{Secret, SecretCommand, trimmed};
 
-/// A secret has less than so many bytes.
+/// A secret has less than this many bytes.
 const LONGEST_SECRET: u64 = 64 * 1024;
 
 /// Runs the command and returns what it printed, without the line end.

@@ -25,7 +25,7 @@ const PRINTED_LASTS: Duration = Duration::from_secs(5 * 60);
 /// The sources are asked once in this time at most, however many connections are refused.
 const ASKED_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
-/// Keys that are about to end are asked for so often while nobody connects.
+/// Keys that are about to end are asked for this often while nobody connects.
 const KEYS_ASKED_EVERY: Duration = Duration::from_secs(30);
 
 /// Keys of AWS are renewed this long before they end, and a token signed by them is used for as long: both last for
@@ -322,7 +322,7 @@ pub struct LikelyLogin {
 /// Holds the secret that the server most likely takes.
 struct LikelySecret {
     credentials: Rc<Credentials>,
-    /// It is of this login, after so many changes.
+    /// It is of this login, after this many changes.
     of: (Arc<OwnLogin>, u64),
     since: Instant,
 }

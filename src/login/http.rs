@@ -19,10 +19,10 @@ use crate::config::{Address, Secret, ServerVerification, TrustedAuthorities, Ups
 use crate::failover::ServerNode;
 use crate::transport::{Stream, TlsConnector, dial, literal, look_up};
 
-/// The whole of it may take so long.
+/// The whole of it may take this long.
 const LIMIT: Duration = Duration::from_secs(5);
 
-/// An answer has at most so many bytes.
+/// An answer has at most this many bytes.
 const LONGEST_ANSWER: usize = 64 * 1024;
 
 /// Says how the endpoint is known.

@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 
 use crate::config::{IamLogin, Secret};
 
-/// A token may be shown for so long after it was signed: the most that ElastiCache takes.
+/// A token may be shown for this long after it was signed: the most that ElastiCache takes.
 const EXPIRES_SECONDS: u32 = 900;
 
 const ALGORITHM: &str = "AWS4-HMAC-SHA256";

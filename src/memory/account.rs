@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::MemoryRoom;
 
-/// A worker says what it holds when that has changed by so much: the others know it to within this.
+/// A worker says what it holds when that has changed by this much: the others know it to within this.
 const STEP: u64 = 64 * 1024;
 
 /// Is called when more is held than there is room for, or than was when the process was measured.

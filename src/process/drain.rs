@@ -18,10 +18,10 @@ const POLL: Duration = Duration::from_millis(10);
 /// moment to.
 const EMPTY_FOR: Duration = Duration::from_secs(1);
 
-/// A worker's mailbox may be full for so long when the worker is told something.
+/// A worker's mailbox may be full for this long when the worker is told something.
 const TELL_WITHIN: Duration = Duration::from_secs(1);
 
-/// A worker that was told to end at once may take so long; it is twice what the worker gives the server to see its connections closed.
+/// A worker that was told to end at once may take this long; it is twice what the worker gives the server to see its connections closed.
 const STOP_WITHIN: Duration = Duration::from_secs(8);
 
 /// Says what ended one phase.

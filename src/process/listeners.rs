@@ -12,7 +12,7 @@ use crate::transport::{
 };
 use crate::worker::{StartListening, WorkerMessage};
 
-/// Closing a listener may take so long.
+/// Closing a listener may take this long.
 const CLOSED_WITHIN: Duration = Duration::from_secs(2);
 
 /// Is bound and does not accept yet.

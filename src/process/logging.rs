@@ -15,7 +15,7 @@ use tracing_subscriber::fmt::MakeWriter;
 use crate::config::LogSettings;
 use crate::telemetry::{LogQueue, PROCESS, log};
 
-/// The end of the process, or a word to standard error, waits for so long for whoever reads it.
+/// The end of the process, or a word to standard error, waits for this long for whoever reads it.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Bounds what is written at once after asking whether there is room: a pipe that has room takes it.

@@ -22,16 +22,16 @@ use crate::thread::Process;
 use crate::transport::{EndpointFile, OpenListeners, TlsConnector};
 use crate::worker::WorkerMessage;
 
-/// Clients may take so long to be where a reload puts them, before those past a cap are looked for.
+/// Clients may take this long to be where a reload puts them, before those past a cap are looked for.
 const SETTLED_WITHIN: Duration = Duration::from_secs(5);
 
-/// Reading the configuration may take so long: files can be on a device that does not answer.
+/// Reading the configuration may take this long: files can be on a device that does not answer.
 const READ_WITHIN: Duration = Duration::from_secs(20);
 
-/// A worker may take so long to hear of a reload: one that stands still must not hold up the others for good.
+/// A worker may take this long to hear of a reload: one that stands still must not hold up the others for good.
 const HEARD_WITHIN: Duration = Duration::from_secs(10);
 
-/// It is looked at so often whether they are there.
+/// It is looked at this often whether they are there.
 const SETTLED_POLL: Duration = Duration::from_millis(5);
 
 /// Says at whose wish it is, and where the answer goes.
@@ -67,7 +67,7 @@ pub(super) struct ConfigReloader {
     pub(super) endpoint_files: Arc<[EndpointFile]>,
     /// Takes in the clients of new listeners.
     pub(super) intake: Arc<ClientIntake>,
-    /// The process may have so many files open.
+    /// The process may have this many files open.
     pub(super) descriptors: u64,
     /// Is true while the configuration is being read.
     pub(super) is_reading: Arc<AtomicBool>,

@@ -9,7 +9,7 @@ use crate::telemetry::{Heartbeat, ProcessParts};
 use crate::transport::refill_descriptors;
 use crate::worker::Worker;
 
-/// The parts are looked at so often.
+/// The parts are looked at this often.
 const LOOK: Duration = Duration::from_millis(100);
 
 /// Judges the parts. It runs where the endpoint that tells of them does: while this one stands still, nothing is told at all, and whoever

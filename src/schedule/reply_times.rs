@@ -10,17 +10,17 @@ const LONG_MICROS: u64 = 2_000;
 /// Requests that take the server less than this each are quick: however many are due, more connections only dilute them.
 const QUICK_NANOS: u64 = 40_000;
 
-/// A connection on which replies are due and none has come for so long is silent. Shorter ones are mostly the machine's: at
+/// A connection on which replies are due and none has come for this long is silent. Shorter ones are mostly the machine's: at
 /// 4 ms, on a busy one, connections were opened beside quick ones, and a command cost 15 % more.
 const SILENT_MICROS: u64 = 30_000;
 
-/// It is silent after so long where no reply has shown yet how far away the server is.
+/// It is silent after this long where no reply has shown yet how far away the server is.
 const FIRST_REPLY_MICROS: u64 = 100_000;
 
 /// Against one read of the connection, what was measured before weighs as much as this number of replies.
 const MEMORY_REPLIES: u64 = 64;
 
-/// One read may show at most so many times what was measured before: once is the machine, again and again the server.
+/// One read may show at most this many times what was measured before: once is the machine, again and again the server.
 const MOST_TIMES: u64 = 4;
 
 /// Less than this is as quick as can be measured.
@@ -31,7 +31,7 @@ const LEAST_NANOS: u64 = 10_000;
 pub struct ReplyTimes {
     /// The server last answered then, or the first of what is due was appended then if that was later.
     since_micros: u64,
-    /// Each reply takes so many nanoseconds.
+    /// Each reply takes this many nanoseconds.
     cost_nanos: u64,
     /// No request and its reply were under way for less; it is `u64::MAX` while none was yet.
     round_trip_micros: u64,

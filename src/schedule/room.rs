@@ -20,7 +20,7 @@ pub struct RoomQueue<T> {
     /// A place is empty where somebody has left.
     places: VecDeque<Option<(T, usize)>>,
     waiting: usize,
-    /// Those whose turn it is and who have not come yet want so many bytes.
+    /// Those whose turn it is and who have not come yet want this many bytes.
     promised: usize,
 }
 

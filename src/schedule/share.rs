@@ -6,7 +6,7 @@
 
 use super::reply_times::blend;
 
-/// One client's requests may be worth so much of the server's time.
+/// One client's requests may be worth this much of the server's time.
 const SHARE_MICROS: u64 = 5_000;
 
 /// A client that sends no more than this at once is not measured at all, and its share does not matter to it.
@@ -48,11 +48,11 @@ pub enum BusyCause {
 /// Says what one read of a connection has brought a client with a long pipeline.
 #[derive(Debug, Clone, Copy)]
 pub struct AnsweredRequests {
-    /// It has brought so many replies to its requests.
+    /// It has brought this many replies to its requests.
     pub replies: u32,
-    /// The server was busy with them for so long.
+    /// The server was busy with them for this long.
     pub spent_micros: u64,
-    /// A request and its reply are under way for so long.
+    /// A request and its reply are under way for this long.
     pub round_trip_micros: u64,
     /// The connection owed all clients this number of replies before it.
     pub due: u32,
@@ -65,7 +65,7 @@ pub struct AnsweredRequests {
 /// Bounds one client's share of a connection: how many of its requests may be at the server.
 #[derive(Debug, Clone, Copy)]
 pub struct ClientShare {
-    /// One of its replies takes the server so many nanoseconds; 0 while that is not known.
+    /// One of its replies takes the server this many nanoseconds; 0 while that is not known.
     cost_nanos: u32,
     window: u32,
 }

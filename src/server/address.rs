@@ -14,16 +14,16 @@ use crate::failover::{AddressSet, DemotionSteps, ServerNode, SilentNodes};
 use crate::telemetry::{LossCause, Throttle};
 use crate::transport::{DialError, literal, look_up};
 
-/// The name is resolved so often after a server was seen to be demoted: the name may move any moment.
+/// The name is resolved this often after a server was seen to be demoted: the name may move any moment.
 const SUSPECT_EVERY: Duration = Duration::from_millis(500);
 
 /// A connect waits this long for a resolver that hangs where addresses are known: most of the time they hold.
 const KNOWN_WITHIN: Duration = Duration::from_millis(500);
 
-/// The thread looks so often whether it is still needed.
+/// The thread looks this often whether it is still needed.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// At most so many servers are remembered as left.
+/// At most this many servers are remembered as left.
 const MAX_LEFT: usize = 16;
 
 /// Tells what a lookup goes by at the moment.

@@ -9,7 +9,7 @@ use crate::texts::ServerProduct;
 /// A field of more bytes counts as missing.
 const LONGEST_WORD: usize = 64;
 
-/// A refusal is kept as far as it has so many bytes.
+/// A refusal is kept as far as it has this many bytes.
 const LONGEST_REFUSAL: usize = 200;
 
 /// Holds what the sections told that were asked for.
@@ -19,9 +19,9 @@ pub struct ServerInfo {
     pub name: Option<ServerName>,
     /// It calls itself `master` or `slave`.
     pub role: Option<String>,
-    /// It has so many clients, those that came past respool too.
+    /// It has this many clients, those that came past respool too.
     pub connected_clients: Option<u64>,
-    /// It takes so many clients.
+    /// It takes this many clients.
     pub maxclients: Option<u64>,
     /// This number of its clients are blocked.
     pub blocked_clients: Option<u64>,

@@ -16,7 +16,7 @@ pub const fn comes_first(sent_micros: u64) -> u64 {
     sent_micros.saturating_add(COMES_FIRST.as_micros() as u64)
 }
 
-/// A pause may be in force for so long after its time: the server looks ten times a second by default.
+/// A pause may be in force for this long after its time: the server looks ten times a second by default.
 const LINGERS: Duration = Duration::from_millis(200);
 
 /// Holds what is believed of the pauses of one server.

@@ -12,10 +12,10 @@ use crate::silence::ServerSigns;
 /// Another worker's view of the server, given with one of its last ticks, still holds when it is no older than this.
 const SEEN_LATELY: Duration = Duration::from_secs(1);
 
-/// A server that has said BUSY within so long is still busy: it is asked again each second at least.
+/// A server that has said BUSY within this long is still busy: it is asked again each second at least.
 const BUSY_LATELY: Duration = Duration::from_secs(2);
 
-/// At least so long lies between two log lines that say that the server is silent.
+/// At least this long lies between two log lines that say that the server is silent.
 const TOLD_EVERY: Duration = Duration::from_secs(10);
 
 /// Holds what the workers know together of when the server was heard.

@@ -19,14 +19,14 @@ use crate::transport::{Clock, Stream};
 /// A server usually takes no longer to close its side.
 pub const LINGER: Duration = Duration::from_secs(1);
 
-/// A host that acknowledges nothing for so long, not even a probe of the kernel, is taken for gone. What a server that
+/// A host that acknowledges nothing for this long, not even a probe of the kernel, is taken for gone. What a server that
 /// hangs has not room for is not acknowledged either, so this is longer than most servers hang.
 const GONE_AFTER: Duration = Duration::from_secs(30);
 
-/// A server that has not closed its side for so long is worth a line in the log: it may have been asked by then whether it has.
+/// A server that has not closed its side for this long is worth a line in the log: it may have been asked by then whether it has.
 const TOLD_AFTER: Duration = Duration::from_secs(3);
 
-/// At least so long lies between two log lines about sockets that the server does not close.
+/// At least this long lies between two log lines about sockets that the server does not close.
 const LOG_EVERY: Duration = Duration::from_secs(10);
 
 /// Holds the sockets of one worker that are being closed.

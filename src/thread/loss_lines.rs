@@ -3,10 +3,10 @@
 
 use crate::telemetry::Throttle;
 
-/// One worker writes so many in ten seconds: as many as shared connections that are lost with their server.
+/// One worker writes this many in ten seconds: as many as shared connections that are lost with their server.
 const SHARED: u32 = 10;
 
-/// It writes so many of subscriptions: both of their connections may be lost.
+/// It writes this many of subscriptions: both of their connections may be lost.
 const SUBSCRIPTIONS: u32 = 2;
 
 /// Remembers when the last lines of a worker were written.

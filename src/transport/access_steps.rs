@@ -80,7 +80,7 @@ pub(super) struct AccessPlan {
     pub(super) next: FileAccess,
     /// Owns it until it is given away for good, so that its mode can be changed.
     holder: u32,
-    /// Until then this is its mode: it lets in nobody whom `before` does not, nor whom `next` does not, whichever of the owners
+    /// It has this mode until then: it lets in nobody whom `before` does not, nor whom `next` does not, whichever of the owners
     /// and groups it has.
     narrow: u32,
 }

@@ -7,7 +7,7 @@ use super::class::WaitClass;
 use super::ids::{ClassId, WaiterId};
 use super::{LineKey, WaitOrigin, WaitOutcome};
 
-/// One of so many keys of a call that cannot ask about all is one that each such call asks about.
+/// One of this many keys of a call that cannot ask about all is one that each such call asks about.
 const FAVOURED: usize = 4;
 
 /// Says how far a wait is.

@@ -12,14 +12,14 @@ use crate::resp::{Request, parse_integer};
 /// Bounds the timeout that is told to the second here; the server speaks for itself about longer ones.
 const MAX_TIMEOUT_SECONDS: f64 = 1e9;
 
-/// The bytes of a call are kept so many times at most.
+/// The bytes of a call are kept this many times at most.
 const COPIES: usize = 6;
 
 /// A key takes so much memory beside its own bytes where it is a line, and any word takes so much.
 const LINE_BYTES: usize = 400;
 const WORD_BYTES: usize = 80;
 
-/// A class of its own takes so much memory: what is kept of its connection, its lines and its owner.
+/// A class of its own takes this much memory: what is kept of its connection, its lines and its owner.
 const CLASS_BYTES: usize = 4 * 1024;
 
 /// Says what equal calls have in common.
@@ -39,7 +39,7 @@ enum TimeoutUnit {
     Milliseconds,
 }
 
-/// No timeout in seconds that is sent is shorter than so many milliseconds. Redis 6.2 cuts off what is less than a
+/// No timeout in seconds that is sent is shorter than this many milliseconds. Redis 6.2 cuts off what is less than a
 /// millisecond when it has multiplied `0.001` by a thousand, and what is left of it means for ever.
 const LEAST_OF_SECONDS: u64 = 2;
 
@@ -353,7 +353,7 @@ impl BlockingCall {
 
 struct StreamsShape {
     timeout_at: usize,
-    /// The streams begin here, and are so many.
+    /// The streams begin here, and are this many.
     first: usize,
     count: usize,
 }

@@ -45,7 +45,7 @@ impl KeyFollowUp {
     }
 }
 
-/// After so many calls that were not refused the next may be over twice as many keys, at first and at most.
+/// After this many calls that were not refused the next may be over twice as many keys, at first and at most.
 const WIDENS_AFTER: u32 = 8;
 const MAX_WIDENS_AFTER: u32 = 65_536;
 
@@ -83,7 +83,7 @@ pub(super) struct WaitClass<S> {
     /// These elements were popped while nobody stood in line for them, in that order: they are put back when nothing more can
     /// come that was popped from there.
     pub(super) unclaimed: BTreeMap<LineKey, Vec<Box<[u8]>>>,
-    /// One call asks about so many keys at most; the one before ended with this one.
+    /// One call asks about this many keys at most; the one before ended with this one.
     pub(super) window: usize,
     pub(super) cursor: Option<LineKey>,
     pub(super) follow_up: Option<KeyFollowUp>,

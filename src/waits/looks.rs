@@ -15,7 +15,7 @@ use super::{LineKey, MIN_POLL_MICROS, POLL_MICROS};
 pub(super) const MAX_AGAIN: usize = 256;
 pub(super) const MAX_LOOK_BYTES: usize = 64 * 1024;
 
-/// Of those who wait for a key, so many may be its payer: those who have waited longest.
+/// Of those who wait for a key, this many may be its payer: those who have waited longest.
 const MAX_PAYERS: usize = 16;
 
 /// Keeps when one key is looked at, and for whom.

@@ -45,13 +45,13 @@ use std::rc::Rc;
 
 use crate::command::{Delays, PinReason};
 
-/// One issued call asks about so many keys at most; more are asked about in turn.
+/// One issued call asks about this many keys at most; more are asked about in turn.
 const MAX_KEYS: usize = 1024;
 
 /// A call over more keys than this is not made one with others.
 const MAX_MERGED: usize = 64;
 
-/// A class without a connection is tried so often: soon after somebody has come, and the less often the longer nobody has.
+/// A class without a connection is tried this often: soon after somebody has come, and the less often the longer nobody has.
 /// Many of them, and those that ask about many keys, are tried as often as [`price::SHARE`] allows. One that takes several
 /// calls is tried the more often, up to a limit.
 const FIRST_POLL_MICROS: u64 = 5_000;
@@ -66,13 +66,13 @@ const MAX_SLICE_MICROS: u64 = 100_000;
 const ROUND_MICROS: u64 = 1_000_000;
 const WINDOWS_MICROS: u64 = 250_000;
 
-/// One client group alone asks for a connection for a class so long; then the others ask, too.
+/// One client group alone asks for a connection for a class this long; then the others ask, too.
 const ASKING_MICROS: u64 = 250_000;
 
-/// The server may take so much longer to end a call at the end of its turn before it is asked to.
+/// The server may take this much longer to end a call at the end of its turn before it is asked to.
 const GRACE_MICROS: u64 = 5_000;
 
-/// A call is left alone so long at least though keys are to be added or taken out, and as long as [`price::CHANGE_SHARE`]
+/// A call is left alone this long at least though keys are to be added or taken out, and as long as [`price::CHANGE_SHARE`]
 /// demands.
 const SETTLING_MICROS: u64 = 1_000;
 
@@ -190,7 +190,7 @@ pub enum WaitAction<S> {
         state: S,
         /// This request puts them back.
         request: Vec<u8>,
-        /// The request holds so many of them.
+        /// The request holds this many of them.
         elements: u64,
     },
     /// It counts so many elements that were taken for nobody and cannot be put back.

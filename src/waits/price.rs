@@ -3,19 +3,19 @@
 //! Measured on Redis 7.0: a try takes 4.5 µs and 0.03 to 0.1 µs a key, an issued call that is ended again 8 µs and 0.25 to
 //! 1 µs a key, since the server keeps a note of whom each key would wake.
 
-/// Calls that are repeated for one reason take at most one of so many parts of the server's time.
+/// Calls that are repeated for one reason take at most one of this many parts of the server's time.
 pub(super) const SHARE: u64 = 50;
 
-/// The parts of a call over more keys than one call takes have one of so many: whoever waits there waits for its turn.
+/// The parts of a call over more keys than one call takes have one of this many: whoever waits there waits for its turn.
 pub(super) const WINDOW_SHARE: u64 = 32;
 
-/// Calls that are issued anew since clients come and go have one of so many.
+/// Calls that are issued anew since clients come and go have one of this many.
 pub(super) const CHANGE_SHARE: u64 = 16;
 
-/// The server takes so long to end a call over few keys and to begin another.
+/// The server takes this long to end a call over few keys and to begin another.
 pub(super) const TURN_MICROS: u64 = 20;
 
-/// It takes so long to tell of what kind a key is, inside a try.
+/// It takes this long to tell of what kind a key is, inside a try.
 const KIND_MICROS: u64 = 2;
 
 const TRY_MICROS: u64 = 8;

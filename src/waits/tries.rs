@@ -8,7 +8,7 @@ use super::ids::{ClassId, WaiterId};
 pub struct RequestBatch {
     /// They are here one behind the other.
     pub bytes: Vec<u8>,
-    /// They have so many replies.
+    /// They have this many replies.
     pub replies: usize,
     /// This number of them may take something away.
     pub takes: usize,

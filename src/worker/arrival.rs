@@ -14,7 +14,7 @@ use crate::identity::Identity;
 use crate::telemetry::{Bound, Disconnect, Throttle, TlsHandshake};
 use crate::transport::{AcceptError, ClientTls, Stream, TlsStream};
 
-/// A handshake may take so long where `limits.handshake_timeout` is off.
+/// A handshake may take this long where `limits.handshake_timeout` is off.
 const LONGEST_HANDSHAKE: Duration = Duration::from_secs(10);
 
 /// Handshakes that failed are logged once in this time, by each worker: anybody can cause them without end.

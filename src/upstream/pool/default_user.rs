@@ -10,7 +10,7 @@ use super::Upstream;
 use crate::auth::is_wrong_password;
 use crate::link::Link;
 
-/// It is asked so often.
+/// It is asked this often.
 const ASKED_EVERY: Duration = Duration::from_secs(2);
 
 impl Upstream {

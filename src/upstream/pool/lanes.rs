@@ -32,7 +32,7 @@ enum RequestLane {
     Lent,
 }
 
-/// It is looked so often whether a shared connection takes what ends a script or a pause.
+/// It is looked this often whether a shared connection takes what ends a script or a pause.
 const LOOKED_EVERY: Duration = Duration::from_millis(10);
 
 /// Says what a command ends that keeps the server from answering others.

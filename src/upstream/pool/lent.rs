@@ -24,7 +24,7 @@ use crate::resp::speak::encode_request;
 use crate::session::{Change, State, steps};
 use crate::telemetry::{Bound, LossCause};
 
-/// A blocked call of a client that has left may take so long to be unblocked; then its connection is closed.
+/// A blocked call of a client that has left may take this long to be unblocked; then its connection is closed.
 const UNBLOCK_WITHIN: Duration = Duration::from_secs(1);
 
 /// Says why no connection could be lent.

@@ -9,14 +9,14 @@ use tokio::time::Instant;
 use crate::config::ReconnectDelays;
 use crate::failover::backoff;
 
-/// At least so long lies between two log lines about a server that stays away.
+/// At least this long lies between two log lines about a server that stays away.
 const LOG_EVERY: Duration = Duration::from_secs(10);
 
 /// A connection that is lost sooner than this counts as an attempt that failed: a server may take every connection and
 /// close it at once.
 const SHORT_LIFE: Duration = Duration::from_secs(1);
 
-/// A server that cannot serve yet is asked again within so long by who needs a connection while others are up.
+/// A server that cannot serve yet is asked again within this long by who needs a connection while others are up.
 const ASK_UNREADY_AFTER: Duration = Duration::from_millis(100);
 
 /// Says why an attempt to connect has failed, as far as that decides when the next one is due.

@@ -7,10 +7,10 @@ use super::Upstream;
 use crate::link::Link;
 use crate::silence::{SilenceLimits, SilenceVerdict};
 
-/// A server that owes a reply and answers nobody for so long is asked anew, where nothing stands before the question.
+/// A server that owes a reply and answers nobody for this long is asked anew, where nothing stands before the question.
 const ASKED_AFTER: Duration = Duration::from_millis(500);
 
-/// A server that owes a reply and answers nobody for so long does not get round to it.
+/// A server that owes a reply and answers nobody for this long does not get round to it.
 const QUIET_AFTER: Duration = Duration::from_millis(100);
 
 /// It is asked so at most once in this time, in each worker.

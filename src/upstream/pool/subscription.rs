@@ -42,7 +42,7 @@ use crate::upstream::handshake::connect;
 /// sooner: while it is dead and nobody knows, messages are missed.
 const PING_AFTER: Duration = Duration::from_secs(5);
 
-/// A connection nobody is subscribed on stays open for so long, unless its place is needed.
+/// A connection nobody is subscribed on stays open for this long, unless its place is needed.
 const IDLE_FOR: Duration = Duration::from_secs(10);
 
 /// Tells how a subscription ended: `Ok` with its confirmations placed, or the server's error.
@@ -76,7 +76,7 @@ pub struct Subscriptions {
     /// These are large messages that wait until the server has let go of those for whom they are too much, and clients that wait for what has
     /// come before, in the order of its marks.
     marked: RefCell<VecDeque<MarkedWait>>,
-    /// The other workers know of so many patterns.
+    /// The other workers know of this many patterns.
     patterns: Cell<usize>,
     /// This number of its topics is counted among those of the worker.
     topics: Cell<u64>,

@@ -18,7 +18,7 @@ use crate::waits::reply::{
 use crate::waits::tries::{PendingTry, RequestBatch, TryFailure, TryPurpose};
 use crate::waits::{LineKey, MAX_AHEAD, WaitAction, WaitOutcome};
 
-/// The server may wait so long where the call runs by itself, because MULTI was refused or whatever stands inside it.
+/// The server may wait this long where the call runs by itself, because MULTI was refused or whatever stands inside it.
 const A_MOMENT: CallTimeout = CallTimeout::Millis(1);
 
 /// Says what the answers to a try for a class have told.

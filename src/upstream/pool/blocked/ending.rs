@@ -20,7 +20,7 @@ use crate::telemetry::{Bound, LossCause};
 use crate::upstream::pool::Upstream;
 use crate::waits::CallConnectionId;
 
-/// A server that has not done a write for so long may hold it back.
+/// A server that has not done a write for this long may hold it back.
 const PROBED_WITHIN: Duration = Duration::from_millis(200);
 
 /// The probe waits this long for a connection; after that it is looked whether the server gives any.
@@ -33,10 +33,10 @@ const HELD_FOR: Duration = Duration::from_secs(1);
 const DONE: [&[u8]; 3] = [b":", b"-WRONGTYPE", b"-INVALIDOBJ"];
 const LATER: [&[u8]; 3] = [b"-BUSY", b"-LOADING", b"-MASTERDOWN"];
 
-/// An answer to PFCOUNT, or an error, has at most so many bytes.
+/// An answer to PFCOUNT, or an error, has at most this many bytes.
 const PROBE_ANSWER: usize = 4 * 1024;
 
-/// A server that has refused PFCOUNT is not sent another for so long: each is a line of its ACL LOG.
+/// A server that has refused PFCOUNT is not sent another for this long: each is a line of its ACL LOG.
 const REFUSED_FOR: Duration = Duration::from_secs(600);
 
 /// After so many answers that there is nobody to unblock, a call that is of no use any more ends with its connection; and the pause between

@@ -2,7 +2,7 @@
 
 use crate::server::{ThreadPulse, comes_first};
 
-/// A server reads at most so much of a connection in one turn (`PROTO_IOBUF_LEN`).
+/// A server reads at most this much of a connection in one turn (`PROTO_IOBUF_LEN`).
 const READ_A_TURN: usize = 16 * 1024;
 
 /// Tells how much of a call the server may not have read yet.

@@ -28,7 +28,7 @@ pub struct Announcement {
     pub kind: TopicKind,
     /// It is sent to this channel.
     pub channel: Box<[u8]>,
-    /// It measures so much.
+    /// It measures this much.
     pub bytes: usize,
     /// Nobody is let go of yet: this is set where the message would be too much for somebody.
     pub weighed: Option<Arc<AtomicBool>>,
