@@ -92,7 +92,7 @@ impl Client {
         // is subscribed. Inside MULTI the server answers, but to what ends it.
         let ends_multi = matches!(routed.route, Route::Local(Local::Quit | Local::Reset));
         if is_answered_here(&routed.route, request)
-            && (subscribed || !self.pin_use.in_multi || ends_multi)
+            && (subscribed || !self.in_multi() || ends_multi)
             && self.waits_for_place()
         {
             return Next::Wait;
@@ -101,11 +101,12 @@ impl Client {
         if is_sent && self.is_kept_apart(&link, request, &routed, subscribed) {
             return Next::Wait;
         }
-        let takes = may_take(request, &routed, self.pin_use.in_multi);
+        let takes = may_take(request, &routed, self.in_multi());
         // Of one that sends nothing more all goes there at once, as it has sent it: nothing has to find its place behind that.
         let is_to_wait = takes.blocks && !self.is_at_end && link.has_many_calls_amid();
-        self.pin_use.waits_for_calls = is_to_wait && self.waits_for_place();
-        if self.pin_use.waits_for_calls {
+        let waits_for_calls = is_to_wait && self.waits_for_place();
+        self.use_pin(|pin| pin.waits_for_calls = waits_for_calls);
+        if waits_for_calls {
             return Next::Wait;
         }
         self.count(1, routed.command);
@@ -120,9 +121,7 @@ impl Client {
                 let server = self.clients.thread.server_version();
                 self.outlet.own_reply(&subscribers_may_not(server, name));
             }
-            Route::Local(Local::Client(sub))
-                if sub != ClientSub::Reply && !self.pin_use.in_multi =>
-            {
+            Route::Local(Local::Client(sub)) if sub != ClientSub::Reply && !self.in_multi() => {
                 return self.local(Local::Client(sub), request, routed.command);
             }
             Route::Local(_) => self.refuse_amid_messages(&link, NOT_AMID_MESSAGES),
@@ -144,12 +143,14 @@ impl Client {
     /// Whether the server has still to answer what was sent amid messages, before which nothing of respool's own may come: that is
     /// waited for then, for as long as a reply may take or a call before it waits, and the request at hand is looked at again.
     pub(super) fn waits_for_place(&mut self) -> bool {
-        let Some(link) = self.pin.as_ref().map(|pin| pin.link()) else {
+        let Some(pin) = &mut self.pin else {
             return false;
         };
+        let was_shown_its_own = std::mem::replace(&mut pin.is_shown_its_own, true);
+        let link = pin.link();
         let told = link.ask_for_place();
         // Where the commands of everybody are shown those of the client itself come behind their replies.
-        let told = match std::mem::replace(&mut self.pin_use.is_shown_its_own, true) {
+        let told = match was_shown_its_own {
             true => told,
             false => told.or_else(|| link.ask_for_place_amid_commands()),
         };
@@ -167,7 +168,7 @@ impl Client {
 
     /// Answers with an error; inside MULTI the server does, so that EXEC fails.
     fn refuse_amid_messages(&mut self, link: &Link, reply: &[u8]) {
-        match self.pin_use.in_multi {
+        match self.in_multi() {
             true => link.send_amid(&encode_request(&[NOT_QUEUED]), MayTake::NO_TIME),
             false => self.outlet.own_reply(reply),
         }
@@ -176,11 +177,12 @@ impl Client {
     /// MULTI, or what ends it, is sent. Where the server refuses MULTI, though the client is not subscribed, more is refused than need be
     /// until EXEC; where it refuses to end it, that EXEC will fail.
     fn note_multi_unseen(&mut self, verb: TransactionCommand, request: &Request<'_>) {
-        match verb {
-            _ if request.count() != 1 => {}
-            TransactionCommand::Multi => self.pin_use.in_multi = self.begins_amid(),
-            TransactionCommand::Exec | TransactionCommand::Discard => self.pin_use.in_multi = false,
-            TransactionCommand::Watch | TransactionCommand::Unwatch => {}
-        }
+        let in_multi = match verb {
+            _ if request.count() != 1 => return,
+            TransactionCommand::Multi => self.begins_amid(),
+            TransactionCommand::Exec | TransactionCommand::Discard => false,
+            TransactionCommand::Watch | TransactionCommand::Unwatch => return,
+        };
+        self.use_pin(|pin| pin.in_multi = in_multi);
     }
 }

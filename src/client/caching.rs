@@ -51,7 +51,7 @@ impl Client {
     fn end_caching(&self, link: &Link, command: Option<CommandId>) {
         if leaves_caching(command) {
             link.set_announcing();
-        } else if link.is_announcing() && !self.pin_use.in_multi {
+        } else if link.is_announcing() && !self.in_multi() {
             link.end_announcing();
         }
     }

@@ -190,7 +190,8 @@ impl Client {
     /// Whether nobody can tell by counting where the next element of EXEC's reply will stand: a mark must be queued before one that is
     /// taken out.
     pub(super) fn needs_mark(&self) -> bool {
-        self.pin_use.queues_unsure || self.outlet.transaction().may_push()
+        self.pin.as_ref().is_some_and(|pin| pin.queues_unsure)
+            || self.outlet.transaction().may_push()
     }
 
     /// Asks the server to queue a mark, and waits for its answer.
@@ -254,7 +255,9 @@ impl Client {
             Ok(link) => link,
             Err(next) => return next,
         };
-        if self.pin_use.queues_messages || self.record.has(ClientFlag::Monitor) {
+        if self.pin.as_ref().is_some_and(|pin| pin.queues_messages)
+            || self.record.has(ClientFlag::Monitor)
+        {
             // Nobody could tell its place among what comes beside replies.
             return self.spoil_transaction(request, command, NOT_IN_MULTI);
         }
@@ -267,11 +270,11 @@ impl Client {
             match next_mark.unwrap_or_default() {
                 NextMark::None => return self.queue_mark(),
                 NextMark::Refused => return self.spoil_transaction(request, command, NO_MARK),
-                NextMark::Queued(_) => self.pin_use.queues_unsure = false,
+                NextMark::Queued(_) => self.use_pin(|pin| pin.queues_unsure = false),
             }
         }
         self.count(1, command);
-        self.pin_use.queues_own = true;
+        self.use_pin(|pin| pin.queues_own = true);
         self.outlet.transaction().ask_own(own, request.bytes());
         self.note_kept(0);
         let show = self.show();
@@ -317,7 +320,7 @@ impl Client {
         let (commands, marks, elements) = {
             let transaction = self.outlet.transaction();
             let own = transaction.own()?;
-            (transaction.commands, own.marks(), own.queued().to_vec())
+            (transaction.commands(), own.marks(), own.queued().to_vec())
         };
         self.entry.use_redirections(None);
         let effects = Rc::new(ExecEffects {
@@ -342,14 +345,14 @@ impl Client {
             Box::new(move |number, element| runner.run(number, element)),
             Box::new(move || shown.shown.get().is_shown()),
         );
-        self.pin_use.exec_effects = Some(effects);
+        self.use_pin(|pin| pin.exec_effects = Some(effects));
         self.wait = Wait::Answers;
         Some(Show::Executed(Rc::new(executing)))
     }
 
     /// EXEC has been answered: the client takes up what it has changed.
     pub(super) fn take_up_exec(&mut self) {
-        let Some(effects) = self.pin_use.exec_effects.take() else {
+        let Some(effects) = self.pin.as_mut().and_then(|pin| pin.exec_effects.take()) else {
             return;
         };
         if let Some(to) = effects.redirected.get() {

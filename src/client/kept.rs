@@ -72,7 +72,7 @@ impl Client {
             Wait::Story(Awaited::Line(blocked)) => blocked.held_bytes(),
             _ => 0,
         };
-        let messages = self.pin_use.messages.as_ref();
+        let messages = self.pin.as_ref().and_then(|pin| pin.messages.as_ref());
         let messages = messages.map_or(0, |messages| messages.held_bytes());
         let own = self
             .outlet

@@ -14,11 +14,12 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use super::pinned::LentConnection;
 use super::story::Awaited;
 use super::{Client, Wait};
 use crate::telemetry::Disconnect;
 use crate::transport::PeerEnd;
-use crate::upstream::{Blocked, Pin};
+use crate::upstream::Blocked;
 
 /// Ends when the client has gone a step further: it has finished sending, or is gone.
 pub(super) type EndWatch = Pinned<Box<dyn Future<Output = ()>>>;
@@ -134,7 +135,8 @@ impl Client {
     /// Whether a call that was held back behind many, sent amid messages, is to be sent now with all that is behind it: its client sends
     /// nothing more, and what then waits at the server ends with it.
     fn sends_the_rest(&mut self) -> bool {
-        if !self.is_at_end || !std::mem::take(&mut self.pin_use.waits_for_calls) {
+        let waits_for_calls = |pin: &mut LentConnection| std::mem::take(&mut pin.waits_for_calls);
+        if !self.is_at_end || !self.pin.as_mut().is_some_and(waits_for_calls) {
             return false;
         }
         self.wait = Wait::Nothing;
@@ -173,7 +175,7 @@ impl Client {
     /// Whether the server is told, on a connection lent to the client, that nothing more comes: where a call that may wait is the last that
     /// the client has sent. It answers that call or, where it lets it wait, ends it; and closes.
     fn leaves_it_to_the_server(&self) -> bool {
-        let Some(link) = self.pin.as_ref().map(Pin::link) else {
+        let Some(link) = self.pin.as_ref().map(LentConnection::link) else {
             return false;
         };
         let is_last = self.has_finished() && !self.may_read() && self.has_used_all();

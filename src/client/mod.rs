@@ -66,7 +66,7 @@ use self::closes::CloseLog;
 use self::leaving::EndWatch;
 use self::local::attempts::AttemptQueue;
 use self::local::changing_user::LoginCell;
-use self::pinned::PinUse;
+use self::pinned::LentConnection;
 use self::redirection::{Invalidations, Redirection};
 use self::room::Room;
 use self::sent_ahead::SentAhead;
@@ -85,7 +85,7 @@ use crate::session::{Credentials, Restrictions, Session, TakenCredentials, Unpla
 use crate::telemetry::Disconnect;
 use crate::thread::Thread;
 use crate::transport::Stream;
-use crate::upstream::{Announcement, BlockedClient, Pin, SharedWait, Upstream};
+use crate::upstream::{Announcement, BlockedClient, SharedWait, Upstream};
 
 pub use eviction::Evictor;
 pub use rejected::hold;
@@ -109,8 +109,7 @@ pub struct Client {
     /// What has been read behind that while a call waits.
     sent_ahead: Option<Box<SentAhead>>,
     link: Option<Rc<Link>>,
-    pin: Option<Pin>,
-    pin_use: PinUse,
+    pin: Option<LentConnection>,
     wait: Wait,
     /// It has written on a connection that is not lent to it now.
     has_written: bool,

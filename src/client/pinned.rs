@@ -21,35 +21,66 @@ use crate::transport::READ_SIZE;
 use crate::upstream::{EndsDelay, Pin, PinError};
 use crate::waits::PoppedElements;
 
-/// What the client does with the connection lent to it.
-#[derive(Debug, Default)]
-pub(super) struct PinUse {
-    /// It keeps the connection until it leaves: MONITOR, messages.
+/// Holds the connection lent to a client, and says what the client does with it.
+pub(super) struct LentConnection {
+    pin: Pin,
+    /// Is true once the client keeps the connection until it leaves: MONITOR, messages.
     pub(super) keeps: bool,
-    /// It may have left something on it that only a scrub undoes.
+    /// Is true once the client may have left something on it that only a scrub undoes.
     pub(super) leaves_traces: bool,
-    /// It was lent for the request at hand, which has not been sent yet.
+    /// Is true while the request at hand, for which it was lent, has not been sent yet.
     pub(super) is_fresh: bool,
-    /// MULTI was sent, and neither EXEC nor DISCARD since.
+    /// Is true while MULTI was sent, and neither EXEC nor DISCARD since.
     pub(super) in_multi: bool,
-    /// What was sent amid messages, or behind the MULTI that may bring them.
+    /// Holds what was sent amid messages, or behind the MULTI that may bring them.
     pub(super) sent_amid: Option<Box<SentAmid>>,
-    /// The call at hand waits for others that were sent amid messages, since these are many.
+    /// Is true while the call at hand waits for others that were sent amid messages, since these are many.
     pub(super) waits_for_calls: bool,
-    /// A subscription command was sent behind it.
+    /// Is true once a subscription command was sent behind MULTI.
     pub(super) queues_messages: bool,
-    /// It ends behind the last of its own commands that MONITOR shows it.
+    /// Is true once the client has asked for its place behind the last of its own commands that MONITOR shows it.
     pub(super) is_shown_its_own: bool,
-    /// It was lent since the shared connections are held up.
+    /// Is true of one that was lent since the shared connections are held up.
     pub(super) stands_in: bool,
-    /// Commands of respool's own were sent behind MULTI.
+    /// Is true once commands of respool's own were sent behind MULTI.
     pub(super) queues_own: bool,
-    /// A command was sent, behind MULTI and the last mark, whose element of EXEC's reply may be more than one frame.
+    /// Is true once a command was sent, behind MULTI and the last mark, whose element of EXEC's reply may be more than one frame.
     pub(super) queues_unsure: bool,
-    /// What its transaction has queued that may be too much for somebody.
+    /// Holds what its transaction has queued that may be too much for somebody.
     pub(super) messages: Option<Box<QueuedMessages>>,
-    /// What the EXEC under way changes of the client.
+    /// Holds what the EXEC under way changes of the client.
     pub(super) exec_effects: Option<Rc<ExecEffects>>,
+}
+
+impl LentConnection {
+    /// Takes up a connection that was lent for this reason.
+    fn new(pin: Pin, reason: PinReason) -> Self {
+        Self {
+            pin,
+            keeps: false,
+            leaves_traces: false,
+            is_fresh: true,
+            in_multi: false,
+            sent_amid: None,
+            waits_for_calls: false,
+            queues_messages: false,
+            is_shown_its_own: false,
+            stands_in: reason == PinReason::Stalled,
+            queues_own: false,
+            queues_unsure: false,
+            messages: None,
+            exec_effects: None,
+        }
+    }
+
+    pub(super) fn link(&self) -> &Rc<Link> {
+        self.pin.link()
+    }
+
+    /// Tells whether something has to be seen to before an EXEC is sent that ends the open transaction.
+    pub(super) fn prepares_exec(&self) -> bool {
+        self.queues_own || self.messages.is_some()
+    }
 }
 
 /// What a command ends that goes on a lent connection for this reason.
@@ -89,6 +120,24 @@ fn tells(reason: PinReason, request: &Request<'_>, command: Option<CommandId>) -
 }
 
 impl Client {
+    /// Notes something of the connection lent to the client, if one is.
+    #[inline]
+    pub(super) fn use_pin(&mut self, note: impl FnOnce(&mut LentConnection)) {
+        if let Some(pin) = &mut self.pin {
+            note(pin);
+        }
+    }
+
+    /// Tells whether MULTI was sent on the connection lent to the client, and neither EXEC nor DISCARD since.
+    pub(super) fn in_multi(&self) -> bool {
+        self.pin.as_ref().is_some_and(|pin| pin.in_multi)
+    }
+
+    /// Tells whether commands of respool's own were sent behind that.
+    pub(super) fn queues_own(&self) -> bool {
+        self.pin.as_ref().is_some_and(|pin| pin.queues_own)
+    }
+
     /// The connection lent to the client. `None`: what to wait for has been set, or every request at hand is refused.
     pub(super) fn pinned_link(&mut self, reason: PinReason) -> Option<Rc<Link>> {
         if let Some(pin) = &self.pin {
@@ -164,13 +213,8 @@ impl Client {
                 counters.pin(reason as usize).add(1);
                 *self.entry.pinned.borrow_mut() = Some(Rc::clone(pin.link()));
                 *self.outlet.transaction() = Default::default();
-                self.pin_use = PinUse {
-                    is_fresh: true,
-                    stands_in: reason == PinReason::Stalled,
-                    ..PinUse::default()
-                };
                 self.flag(ClientFlag::Pinned, true);
-                self.pin = Some(pin);
+                self.pin = Some(LentConnection::new(pin, reason));
             }
             Err(error) => self.refusing = Some(refusal(error)),
         }
@@ -181,48 +225,51 @@ impl Client {
         if self.outlet.outstanding() > 0 {
             return;
         }
-        if self.pin_use.exec_effects.is_some() {
-            self.take_up_exec();
+        self.take_up_exec();
+        if self.pin.is_none() {
+            return;
         }
-        let Some(pin) = &self.pin else { return };
         self.flag(ClientFlag::Blocked, false);
-        let is_clear = {
-            let transaction = self.outlet.transaction();
-            self.flag(ClientFlag::Multi, transaction.open);
-            self.record.multi.set(transaction.commands);
-            self.flag(ClientFlag::Watching, transaction.watching);
-            if let Some(stream) = transaction.stream {
-                match stream {
-                    Stream::Commands => self.flag(ClientFlag::Monitor, true),
-                    // Whether it is subscribed its confirmations say.
-                    Stream::Messages | Stream::Debugger => {}
-                }
-                self.pin_use.keeps = true;
-            }
-            transaction.is_clear()
-        };
+        let is_clear = self.show_transaction();
+        let Some(pin) = &mut self.pin else { return };
+        pin.keeps |= self.outlet.transaction().stream.is_some();
+        let (keeps, is_fresh) = (pin.keeps, pin.is_fresh);
+        let is_to_stay = is_fresh || !pin.link().is_alive() || pin.link().is_raw();
         self.entry
             .may_be_silent
-            .set(self.pin_use.keeps || self.record.has(ClientFlag::Pubsub));
-        if !pin.link().is_alive() || pin.link().is_raw() || self.pin_use.is_fresh {
+            .set(keeps || self.record.has(ClientFlag::Pubsub));
+        if is_to_stay {
             return;
         }
         self.note_tracking();
         if !is_clear {
             return self.settle();
         }
-        if self.pin_use.keeps || !matches!(self.wait, Wait::Nothing) {
+        if keeps || !matches!(self.wait, Wait::Nothing) {
             return;
         }
         *self.entry.pinned.borrow_mut() = None;
         self.flag(ClientFlag::Pinned, false);
         // What it has written there is on a connection of the past.
         self.has_written = true;
-        if let Some(pin) = self.pin.take()
-            && !self.pin_use.leaves_traces
+        if let Some(lent) = self.pin.take()
+            && !lent.leaves_traces
         {
-            pin.give_back_clear();
+            lent.pin.give_back_clear();
         }
+    }
+
+    /// Shows on the client's record what its transaction makes of it. Returns whether nothing of the client's lives on its connection.
+    fn show_transaction(&self) -> bool {
+        let transaction = self.outlet.transaction();
+        self.flag(ClientFlag::Multi, transaction.is_open());
+        self.record.multi.set(transaction.commands());
+        self.flag(ClientFlag::Watching, transaction.watching);
+        // Whether it is subscribed its confirmations say.
+        if transaction.stream == Some(Stream::Commands) {
+            self.flag(ClientFlag::Monitor, true);
+        }
+        transaction.is_clear()
     }
 
     /// Changes the state of the connection lent to the client. `None`: it is lost, and the client is closed with it.
@@ -281,7 +328,8 @@ impl Client {
             Ok(link) => link,
             Err(next) => return next,
         };
-        self.pin_use.queues_unsure |= !is_one_frame(reason);
+        let is_one_frame = is_one_frame(reason);
+        self.use_pin(|pin| pin.queues_unsure |= !is_one_frame);
         let may_block = matches!(
             reason,
             PinReason::Blocking
@@ -291,7 +339,7 @@ impl Client {
         );
         let tells = tells(reason, request, command);
         let goes_alone = match reason {
-            PinReason::Pause => !self.pin_use.in_multi,
+            PinReason::Pause => !self.in_multi(),
             // Seen to block, and unblocked, when the client leaves.
             _ => may_block || tells.is_some(),
         };
@@ -300,9 +348,9 @@ impl Client {
             return Next::Wait;
         }
         // By now it is known whether MULTI only queues it: then nobody waits at the server.
-        let blocks = may_block && !self.outlet.transaction().open;
+        let blocks = may_block && !self.outlet.transaction().is_open();
         match reason {
-            PinReason::Pause if !self.pin_use.in_multi => {
+            PinReason::Pause if !self.in_multi() => {
                 return self.pause(&link, request, command);
             }
             PinReason::Script if self.pin.is_none() => return self.pause(&link, request, command),
@@ -313,7 +361,7 @@ impl Client {
             }
             PinReason::Admin | PinReason::Learned | PinReason::Unlisted => {
                 link.doubt();
-                self.pin_use.leaves_traces = true;
+                self.use_pin(|pin| pin.leaves_traces = true);
             }
             PinReason::ReplicaScript => link.doubt(),
             _ => {}

@@ -143,11 +143,13 @@ impl Client {
 
     /// Remembers a message that an open transaction queues until its EXEC. `Some`: none is open.
     pub(super) fn queue_message(&mut self, message: Message) -> Option<Message> {
-        if self.pin.is_none() || !self.outlet.transaction().open {
+        let Some(pin) = &mut self.pin else {
+            return Some(message);
+        };
+        if !self.outlet.transaction().is_open() {
             return Some(message);
         }
-        let queued = self.pin_use.messages.get_or_insert_default();
-        queued.remember(message);
+        pin.messages.get_or_insert_default().remember(message);
         self.note_kept(0);
         None
     }
@@ -170,7 +172,8 @@ impl Client {
 
     /// Makes everybody ready for what an EXEC is about to publish. Nothing is outstanding: it is known whether all of it was queued.
     pub(super) async fn make_ready_for_queued(&mut self) -> Told {
-        let Some(queued) = self.pin_use.messages.take() else {
+        let queued = self.pin.as_mut().and_then(|pin| pin.messages.take());
+        let Some(queued) = queued else {
             return Ok(());
         };
         if self.outlet.transaction().is_certain() {

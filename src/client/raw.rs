@@ -36,7 +36,7 @@ impl Client {
             Err(next) => return next,
         };
         link.doubt();
-        self.pin_use.queues_unsure = true;
+        self.use_pin(|pin| pin.queues_unsure = true);
         let kind = (self.queued_kind(), Delays::of(command));
         self.count(1, command);
         let show = self.show();
@@ -52,7 +52,7 @@ impl Client {
         request: &Request<'_>,
         command: Option<CommandId>,
     ) -> Next {
-        let is_queued = self.pin_use.in_multi || self.outlet.transaction().open;
+        let is_queued = self.in_multi() || self.outlet.transaction().is_open();
         let kind = if is_queued {
             // The error stands among the replies of EXEC, and what is behind it after them.
             link.distrust();
@@ -73,8 +73,10 @@ impl Client {
         let way = command.map_or(Way::Pinned(PinReason::Unlisted), |id| spec(id).way);
         if way != Way::Shared {
             link.doubt();
-            self.pin_use.leaves_traces = true;
-            self.pin_use.queues_unsure = true;
+            self.use_pin(|pin| {
+                pin.leaves_traces = true;
+                pin.queues_unsure = true;
+            });
         }
     }
 }

@@ -98,7 +98,7 @@ impl Client {
         }
         if matches!(self.wait, Wait::Nothing) {
             // What it was lent for has been sent, or is not to be.
-            self.pin_use.is_fresh = false;
+            self.use_pin(|pin| pin.is_fresh = false);
         }
         at
     }
@@ -233,7 +233,7 @@ impl Client {
 
     /// Counts requests that are on their way or answered.
     pub(super) fn count(&mut self, count: u32, last: Option<CommandId>) {
-        self.pin_use.is_fresh = false;
+        self.use_pin(|pin| pin.is_fresh = false);
         self.record.commands.add(u64::from(count));
         self.note_command(last);
         self.clients
@@ -334,10 +334,10 @@ impl Client {
         let loan = match &self.pin {
             None => Loan::Nothing,
             Some(pin) if pin.link().is_raw() => Loan::Stream,
-            Some(_) => Loan::Connection(LentUse {
+            Some(pin) => Loan::Connection(LentUse {
                 debugs: self.is_debugging(),
-                is_stand_in_due: self.pin_use.stands_in && self.outlet.outstanding() > 0,
-                prepares_exec: self.prepares_exec(),
+                is_stand_in_due: pin.stands_in && self.outlet.outstanding() > 0,
+                prepares_exec: pin.prepares_exec(),
                 redirects: self.redirects(),
             }),
         };
@@ -368,7 +368,7 @@ impl Client {
 
     /// Answers a request with an error, which spoils an open transaction. What was sent before has been answered.
     pub(super) fn refuse(&mut self, command: Option<CommandId>, reply: &[u8]) {
-        if self.pin.is_some() && self.outlet.transaction().open {
+        if self.pin.is_some() && self.outlet.transaction().is_open() {
             return self.spoil(command, reply);
         }
         self.count(1, command);

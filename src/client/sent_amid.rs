@@ -42,8 +42,11 @@ impl Client {
         request: &Request<'_>,
         command: Option<CommandId>,
     ) -> bool {
-        let place = self.outlet.transaction().commands;
-        let sent = self.pin_use.sent_amid.get_or_insert_default();
+        let place = self.outlet.transaction().commands();
+        let Some(pin) = &mut self.pin else {
+            return false;
+        };
+        let sent = pin.sent_amid.get_or_insert_default();
         let has_room = sent.queued.len() < MOST_QUEUED;
         if has_room {
             sent.queued.push(queued(request, command, place));
@@ -53,8 +56,9 @@ impl Client {
 
     /// The transaction is over; or (true) EXEC is sent, whose reply confirms what it has run.
     pub(super) fn take_queued(&mut self, runs: bool) {
-        let sent = self.pin_use.sent_amid.take().unwrap_or_default();
-        if let Some(pin) = self.pin.as_ref().filter(|_| runs) {
+        let Some(pin) = &mut self.pin else { return };
+        let sent = pin.sent_amid.take().unwrap_or_default();
+        if runs {
             pin.link().expect_confirmations(sent.queued);
         }
     }
@@ -67,7 +71,7 @@ impl Client {
         routed: &Routed,
         subscribed: bool,
     ) -> bool {
-        if self.pin_use.in_multi {
+        if self.in_multi() {
             return false;
         }
         // The server refuses MULTI to who is subscribed.
@@ -79,18 +83,22 @@ impl Client {
             Route::Subscribed => SentNow::Subscriptions,
             _ => SentNow::Others,
         };
-        let sent = self.pin_use.sent_amid.get_or_insert_default();
-        if sent.now == Some(now) && !begins {
+        let sent_now = self
+            .pin
+            .as_ref()
+            .and_then(|pin| pin.sent_amid.as_ref()?.now);
+        if sent_now == Some(now) && !begins {
             return false;
         }
         if self.waits_for_place() {
             return true;
         }
         link.sent_now(now);
-        self.pin_use.sent_amid = Some(Box::new(SentAmid {
+        let sent = SentAmid {
             now: Some(now),
             ..SentAmid::default()
-        }));
+        };
+        self.use_pin(|pin| pin.sent_amid = Some(Box::new(sent)));
         false
     }
 
@@ -101,8 +109,8 @@ impl Client {
         request: &Request<'_>,
         routed: &Routed,
     ) -> bool {
-        let in_multi = self.pin_use.in_multi;
-        let Some(sent) = self.pin_use.sent_amid.as_mut().filter(|_| in_multi) else {
+        let pin = self.pin.as_mut().filter(|pin| pin.in_multi);
+        let Some(sent) = pin.and_then(|pin| pin.sent_amid.as_mut()) else {
             return true;
         };
         match routed.route {
@@ -131,7 +139,7 @@ impl Client {
 
     /// Whether a MULTI that was sent amid messages begins a transaction.
     pub(super) fn begins_amid(&self) -> bool {
-        let sent = self.pin_use.sent_amid.as_ref();
+        let sent = self.pin.as_ref().and_then(|pin| pin.sent_amid.as_ref());
         sent.is_some_and(|sent| sent.now == Some(SentNow::Transaction))
     }
 }

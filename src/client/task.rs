@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::kept::standing_bytes;
-use super::pinned::PinUse;
 use super::refusals::unserved;
 use super::rejected::hold;
 use super::rejection::tell_of;
@@ -86,7 +85,6 @@ impl Client {
             sent_ahead: None,
             link: None,
             pin: None,
-            pin_use: PinUse::default(),
             wait: Wait::Nothing,
             has_written: false,
             refusing: None,

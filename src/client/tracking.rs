@@ -70,7 +70,7 @@ impl Client {
         command: Option<CommandId>,
         on: Option<Tracking>,
     ) {
-        self.pin_use.leaves_traces = true;
+        self.use_pin(|pin| pin.leaves_traces = true);
         self.count(1, command);
         let show = self.show();
         let kind = (
@@ -98,7 +98,7 @@ impl Client {
         if self.lent(slow, PinReason::Tracking).await?.is_none() {
             return Ok(());
         }
-        let is_open = self.outlet.transaction().open;
+        let is_open = self.outlet.transaction().is_open();
         let known = self.known_targets(&request, targets, is_open);
         let target = match known.as_slice() {
             [(_, id)] if on.is_some() && targets.len() == 1 => *id,
@@ -239,7 +239,7 @@ impl Client {
         let Some(link) = self.lent(slow, PinReason::Tracking).await? else {
             return Ok(());
         };
-        if self.outlet.transaction().open {
+        if self.outlet.transaction().is_open() {
             return self
                 .until_done(slow, |client, request| {
                     client.queue_own(OwnCommand::Redirection, request, command)
@@ -292,7 +292,7 @@ impl Client {
     pub(super) fn note_tracking(&self) {
         let (tracking, is_settled) = {
             let transaction = self.outlet.transaction();
-            let is_settled = !transaction.open && !transaction.tracking_unsure;
+            let is_settled = !transaction.is_open() && !transaction.tracking_unsure;
             (transaction.tracking, is_settled)
         };
         let redirect = tracking.and_then(|tracking| tracking.redirect);

@@ -90,7 +90,7 @@ impl Client {
     fn place(&mut self) -> Option<Next> {
         let unplaced = self.unplaced.as_mut()?;
         if unplaced.is_sent() {
-            if self.outlet.transaction().open {
+            if self.outlet.transaction().is_open() {
                 self.unplaced = None;
             } else {
                 // What follows must not run by itself.

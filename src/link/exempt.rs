@@ -28,7 +28,7 @@ impl Link {
         let role = self.role.borrow();
         let is_open = role
             .client()
-            .is_some_and(|client| client.transaction().open);
+            .is_some_and(|client| client.transaction().is_open());
         !is_open && !self.is_announcing() && !self.exchange.borrow().shows_commands()
     }
 }

@@ -287,7 +287,7 @@ impl Link {
     pub fn takes_login(&self) -> bool {
         let is_own = self.state.borrow().user.is_none() && !self.is_changing_state();
         let is_free = match self.role.borrow().client() {
-            Some(client) => self.in_flight() == 0 && !client.transaction().open,
+            Some(client) => self.in_flight() == 0 && !client.transaction().is_open(),
             None => !self.is_blocked(),
         };
         let is_begun = self.begun.get() != BegunRequest::None;

@@ -62,82 +62,110 @@ pub struct Tracking {
 /// Most SELECTs remembered of one transaction; one with more keeps its connection to itself.
 const MAX_SELECTS: usize = 64;
 
-/// The transaction state of one connection.
+/// Holds what a server has queued behind a MULTI.
+#[derive(Debug, Default)]
+struct QueuedCommands {
+    /// How many they are.
+    count: u32,
+    /// Is set once the server has refused a command: EXEC runs nothing.
+    is_spoilt: bool,
+    /// The databases that they select, in order.
+    databases: Vec<u32>,
+    /// Is set once one of them switches tracking.
+    has_tracking: bool,
+    /// Is set once one of them subscribes.
+    has_messages: bool,
+    /// What respool itself answers of them, or looks at; boxed, since hardly any transaction has such a command.
+    own: Option<Box<OwnElements>>,
+}
+
+/// Holds what a client is in the middle of on the connection lent to it, as the server's answers tell it.
 #[derive(Debug, Default)]
 pub struct Transaction {
-    /// MULTI was answered, EXEC or DISCARD was not.
-    pub open: bool,
-    /// Commands queued since MULTI.
-    pub commands: u32,
-    /// The server has refused a command since MULTI: EXEC runs nothing.
-    spoilt: bool,
-    /// Keys are watched.
+    /// Holds what stands behind the MULTI that was answered, until EXEC or DISCARD is.
+    queue: Option<QueuedCommands>,
+    /// Is true while keys are watched.
     pub watching: bool,
-    /// Databases selected by queued commands, in order.
-    queued: Vec<u32>,
-    /// More were than are remembered: nobody can tell any more which database the connection is in.
+    /// Is true once more databases were selected than are remembered: nobody can tell any more which one the connection is in.
     unknown_database: bool,
-    /// Databases the last EXEC may have selected; the last that exists is the one the connection is in.
+    /// Lists the databases that the last EXEC may have selected; the last that exists is the one the connection is in.
     pub selected: Vec<u32>,
-    /// CLIENT TRACKING, where it is on.
+    /// Says what CLIENT TRACKING is on for; `None`: it is off.
     pub tracking: Option<Tracking>,
-    /// An EXEC may have switched it: only the server knows.
+    /// Is true while an EXEC may have switched it: only the server knows.
     pub tracking_unsure: bool,
-    /// SCRIPT DEBUG is on: the next EVAL begins a session of the debugger.
+    /// Is true while SCRIPT DEBUG is on: the next EVAL begins a session of the debugger.
     pub debugging: bool,
-    queued_tracking: bool,
-    queued_messages: bool,
-    /// What respool itself answers of it, or looks at; boxed, since hardly any transaction has such a command.
-    own: Option<Box<OwnElements>>,
-    /// What follows on the connection beside replies.
+    /// Says what follows on the connection beside replies.
     pub stream: Option<Stream>,
 }
 
-impl Transaction {
-    /// Takes the server's answer to `command`; `head` starts with the reply's first line.
-    pub fn answered(&mut self, command: PinnedCommand, head: &[u8]) {
-        let is_ok = head.first() == Some(&b'+');
+impl QueuedCommands {
+    /// Takes the server's answer to a command behind MULTI. False: it selects one more database than are remembered.
+    fn answered(&mut self, command: PinnedCommand, is_ok: bool, head: &[u8]) -> bool {
         let is_exec = command == PinnedCommand::EXEC;
         let is_last = is_exec || command == PinnedCommand::Transaction(TransactionCommand::Discard);
-        if is_ok && self.open && !is_last && !matches!(command, PinnedCommand::Mark(_)) {
-            self.commands = self.commands.saturating_add(1);
+        if is_ok && !is_last && !matches!(command, PinnedCommand::Mark(_)) {
+            self.count = self.count.saturating_add(1);
         }
         // Redis 6.2 forgives some of them; whoever asks is told then that it is not certain.
-        self.spoilt |= self.open && head.first() == Some(&b'-') && !is_exec;
+        self.is_spoilt |= head.first() == Some(&b'-') && !is_exec;
+        let place = self.count.wrapping_sub(1);
         match command {
-            PinnedCommand::Transaction(command) => self.control_answered(command, is_ok, head),
-            PinnedCommand::Tracking(_) if is_ok && self.open => self.queued_tracking = true,
-            PinnedCommand::Tracking(tracking) if is_ok => self.tracking = tracking,
-            PinnedCommand::Monitor if is_ok && !self.open => self.stream = Some(Stream::Commands),
-            PinnedCommand::Debug(on) if is_ok && !self.open => self.debugging = on,
-            // Whatever else goes wrong is said by the debugger.
-            PinnedCommand::Debugged if head.first() != Some(&b'-') => {
-                self.stream = Some(Stream::Debugger)
-            }
-            PinnedCommand::Subscribe if is_ok && self.open => self.queued_messages = true,
-            PinnedCommand::Mark(mark) => {
-                let is_queued = is_ok && self.open;
-                self.own.get_or_insert_default().marked(mark, is_queued);
-            }
+            PinnedCommand::Tracking(_) => self.has_tracking |= is_ok,
+            PinnedCommand::Subscribe => self.has_messages |= is_ok,
+            PinnedCommand::Mark(mark) => self.own.get_or_insert_default().marked(mark, is_ok),
             PinnedCommand::Own => {
-                let command = self.commands.wrapping_sub(1);
-                let queued = (is_ok && self.open).then_some(command);
+                let queued = is_ok.then_some(place);
                 let queued = self.own.as_mut().and_then(|own| own.answered(queued));
-                self.queued_tracking |= matches!(queued, Some(OwnCommand::Redirected(_)));
+                self.has_tracking |= matches!(queued, Some(OwnCommand::Redirected(_)));
             }
             PinnedCommand::Select {
                 database,
                 has_place,
-            } if is_ok && self.open => {
-                if self.queued.len() < MAX_SELECTS {
-                    if has_place {
-                        let command = self.commands.wrapping_sub(1);
-                        self.own.get_or_insert_default().selected(database, command);
-                    }
-                    self.queued.push(database);
-                } else {
-                    self.unknown_database = true;
+            } if is_ok => {
+                if self.databases.len() == MAX_SELECTS {
+                    return false;
                 }
+                if has_place {
+                    self.own.get_or_insert_default().selected(database, place);
+                }
+                self.databases.push(database);
+            }
+            _ => {}
+        }
+        true
+    }
+}
+
+impl Transaction {
+    /// Tells whether MULTI was answered, and neither EXEC nor DISCARD since.
+    #[inline]
+    pub fn is_open(&self) -> bool {
+        self.queue.is_some()
+    }
+
+    /// Returns how many commands the server has queued since MULTI.
+    pub fn commands(&self) -> u32 {
+        self.queue.as_ref().map_or(0, |queue| queue.count)
+    }
+
+    /// Takes the server's answer to `command`; `head` starts with the reply's first line.
+    pub fn answered(&mut self, command: PinnedCommand, head: &[u8]) {
+        let is_ok = head.first() == Some(&b'+');
+        if let Some(queue) = &mut self.queue {
+            let remembers = queue.answered(command, is_ok, head);
+            self.unknown_database |= !remembers;
+        }
+        let is_run = is_ok && self.queue.is_none();
+        match command {
+            PinnedCommand::Transaction(command) => self.control_answered(command, is_ok, head),
+            PinnedCommand::Tracking(tracking) if is_run => self.tracking = tracking,
+            PinnedCommand::Monitor if is_run => self.stream = Some(Stream::Commands),
+            PinnedCommand::Debug(on) if is_run => self.debugging = on,
+            // Whatever else goes wrong is said by the debugger.
+            PinnedCommand::Debugged if head.first() != Some(&b'-') => {
+                self.stream = Some(Stream::Debugger)
             }
             _ => {}
         }
@@ -146,24 +174,25 @@ impl Transaction {
     /// Takes the answer to one of the five commands of a transaction.
     fn control_answered(&mut self, command: TransactionCommand, is_ok: bool, head: &[u8]) {
         match command {
-            TransactionCommand::Multi if is_ok => {
-                (self.open, self.commands, self.spoilt) = (true, 0, false);
-            }
+            TransactionCommand::Multi if is_ok => self.queue = Some(QueuedCommands::default()),
             TransactionCommand::Watch if is_ok => self.watching = true,
             // Inside MULTI it is only queued, and EXEC unwatches anyway.
-            TransactionCommand::Unwatch if is_ok && !self.open => self.watching = false,
-            TransactionCommand::Discard if is_ok => self.end(),
-            // Outside of one only the error is new. What EXEC itself has not said ends none: it is renamed, say.
-            TransactionCommand::Exec if self.open && ends_transaction(head) == Some(true) => {
-                let queued = std::mem::take(&mut self.queued);
+            TransactionCommand::Unwatch if is_ok && self.queue.is_none() => self.watching = false,
+            TransactionCommand::Discard if is_ok => (self.queue, self.watching) = (None, false),
+            // What EXEC itself has not said ends none: it is renamed, say.
+            TransactionCommand::Exec if ends_transaction(head) == Some(true) => {
+                // Outside of one only the error is new.
+                let Some(queue) = self.queue.take() else {
+                    return;
+                };
+                self.watching = false;
                 if head.starts_with(b"*") && !head.starts_with(b"*-1") {
-                    self.selected = queued;
-                    self.tracking_unsure |= self.queued_tracking;
-                    if self.queued_messages {
+                    self.selected = queue.databases;
+                    self.tracking_unsure |= queue.has_tracking;
+                    if queue.has_messages {
                         self.stream = Some(Stream::Messages);
                     }
                 }
-                self.end();
             }
             _ => {}
         }
@@ -172,7 +201,7 @@ impl Transaction {
     /// Whether the connection holds nothing of this client's.
     #[inline]
     pub fn is_clear(&self) -> bool {
-        !self.open
+        self.queue.is_none()
             && !self.watching
             && !self.unknown_database
             && self.selected.is_empty()
@@ -185,7 +214,7 @@ impl Transaction {
     /// Whether an EXEC would run what was queued, as far as can be told before it is sent: nothing was refused, and no key is
     /// watched that somebody may have changed.
     pub fn is_certain(&self) -> bool {
-        self.open && !self.spoilt && !self.watching
+        !self.watching && self.queue.as_ref().is_some_and(|queue| !queue.is_spoilt)
     }
 
     /// Whether the database of the connection is not what the session takes it for.
@@ -195,27 +224,20 @@ impl Transaction {
 
     /// The server is asked to queue something in the place of this request, as [`PinnedCommand::Own`].
     pub fn ask_own(&mut self, command: OwnCommand, request: &[u8]) {
-        self.own.get_or_insert_default().ask(command, request);
+        if let Some(queue) = &mut self.queue {
+            queue.own.get_or_insert_default().ask(command, request);
+        }
     }
 
     /// Whether invalidations may come among the elements of EXEC's reply, as Redis 6.2 sends them to RESP3 clients.
     pub fn may_push(&self) -> bool {
-        self.tracking.is_some() || self.tracking_unsure || self.queued_tracking
+        let queues_tracking = || self.queue.as_ref().is_some_and(|queue| queue.has_tracking);
+        self.tracking.is_some() || self.tracking_unsure || queues_tracking()
     }
 
     /// What respool itself answers of it, or looks at.
     pub fn own(&self) -> Option<&OwnElements> {
-        self.own.as_deref()
-    }
-
-    fn end(&mut self) {
-        self.open = false;
-        self.spoilt = false;
-        self.own = None;
-        self.watching = false;
-        self.queued.clear();
-        self.queued_tracking = false;
-        self.queued_messages = false;
+        self.queue.as_ref()?.own.as_deref()
     }
 }
 
@@ -236,7 +258,7 @@ mod tests {
         assert!(tx.watching && !tx.is_clear());
         tx.answered(MULTI, b"+OK\r\n");
         tx.answered(MULTI, b"-ERR MULTI calls can not be nested\r\n");
-        assert!(tx.open);
+        assert!(tx.is_open());
         tx.answered(UNWATCH, b"+QUEUED\r\n");
         assert!(tx.watching);
         tx.answered(EXEC, b"*-1\r\n");
@@ -280,7 +302,7 @@ mod tests {
             tx.answered(PinnedCommand::Tracking(None), b"+QUEUED\r\n");
             tx.answered(PinnedCommand::Subscribe, b"+QUEUED\r\n");
             assert!(!tx.tracking_unsure && tx.stream.is_none());
-            assert_eq!(tx.commands, 2);
+            assert_eq!(tx.commands(), 2);
             tx.answered(EXEC, reply);
             let stream = unsure.then_some(Stream::Messages);
             assert_eq!((tx.tracking_unsure, tx.stream), (unsure, stream));
@@ -348,7 +370,7 @@ mod tests {
             DISCARD,
             b"-ERR wrong number of arguments for 'discard' command\r\n",
         );
-        assert!(tx.open);
+        assert!(tx.is_open());
         tx.answered(DISCARD, b"+OK\r\n");
         assert!(tx.is_clear());
     }

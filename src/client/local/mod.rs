@@ -58,7 +58,7 @@ impl Client {
             self.wait = Wait::Answers;
             return Next::Wait;
         }
-        let is_open = self.pin.is_some() && self.outlet.transaction().open;
+        let is_open = self.pin.is_some() && self.outlet.transaction().is_open();
         let server = self.clients.thread.server_version();
         if let Some(reply) = malformed(server, request, command) {
             if local == Local::Client(ClientSub::SetInfo) {

@@ -25,8 +25,8 @@ impl Client {
         let Some(link) = self.lent(slow, PinReason::ScriptDebug).await? else {
             return Ok(());
         };
-        self.pin_use.queues_unsure = true;
-        if self.outlet.transaction().open {
+        self.use_pin(|pin| pin.queues_unsure = true);
+        if self.outlet.transaction().is_open() {
             // EXEC answers that it must be called outside of a pipeline.
             self.queue(&link, &request, command, PinnedCommand::Queue);
             return Ok(());
@@ -53,7 +53,7 @@ impl Client {
         let Some(link) = self.lent(slow, PinReason::ScriptDebug).await? else {
             return Ok(());
         };
-        if self.outlet.transaction().open {
+        if self.outlet.transaction().is_open() {
             self.spoil(slow.command(), NOT_DEBUGGED_IN_MULTI);
             return Ok(());
         }

@@ -9,7 +9,7 @@ impl Client {
     /// Tells MONITOR. Nothing is outstanding.
     pub(super) async fn monitor(&mut self, slow: &SlowRequest) -> Told {
         if let Some(link) = self.lent(slow, PinReason::Monitor).await? {
-            self.pin_use.queues_unsure = true;
+            self.use_pin(|pin| pin.queues_unsure = true);
             self.queue(
                 &link,
                 &slow.request(),

@@ -46,7 +46,7 @@ impl Client {
     /// Tells an EXEC that runs commands of respool's own, or publishes what may be too much for somebody. Nothing is outstanding: it is
     /// known what was queued.
     pub(super) async fn exec(&mut self, slow: &SlowRequest) -> Told {
-        if self.pin_use.queues_own {
+        if self.queues_own() {
             self.end_queued_redirections().await?;
         }
         self.make_ready_for_queued().await?;
@@ -59,11 +59,6 @@ impl Client {
             );
         }
         Ok(())
-    }
-
-    /// Tells whether something has to be seen to before an EXEC is sent that ends the open transaction.
-    pub(in crate::client) fn prepares_exec(&self) -> bool {
-        self.pin_use.queues_own || self.pin_use.messages.is_some()
     }
 
     /// MULTI, EXEC, DISCARD, WATCH or UNWATCH on the connection lent to the client.
@@ -88,7 +83,7 @@ impl Client {
     ) -> Next {
         let is_whole = request.count() == 1;
         self.count(1, command);
-        let own = match is_whole && verb == TransactionCommand::Exec && self.pin_use.queues_own {
+        let own = match is_whole && verb == TransactionCommand::Exec && self.queues_own() {
             true => self.exec_with_own(),
             false => None,
         };
@@ -107,7 +102,7 @@ impl Client {
 
     /// What a plain request on the pinned connection is: inside MULTI the server queues it.
     pub(in crate::client) fn queued_kind(&self) -> RequestKind {
-        if self.pin_use.in_multi || self.outlet.transaction().open {
+        if self.in_multi() || self.outlet.transaction().is_open() {
             RequestKind::Pinned(PinnedCommand::Queue)
         } else {
             RequestKind::Plain
@@ -117,17 +112,20 @@ impl Client {
     /// A command of a transaction was sent.
     pub(in crate::client) fn in_multi_after(&mut self, verb: TransactionCommand) {
         match verb {
-            TransactionCommand::Multi => {
-                self.pin_use.in_multi = true;
-                self.pin_use.queues_unsure = false;
-            }
+            TransactionCommand::Multi => self.use_pin(|pin| {
+                pin.in_multi = true;
+                pin.queues_unsure = false;
+            }),
             TransactionCommand::Exec | TransactionCommand::Discard => {
-                self.pin_use.in_multi = false;
-                if self.pin_use.messages.take().is_some() {
+                let Some(pin) = &mut self.pin else { return };
+                pin.in_multi = false;
+                pin.queues_own = false;
+                let had_messages = pin.messages.take().is_some();
+                let may_bring_messages = std::mem::take(&mut pin.queues_messages);
+                if had_messages {
                     self.note_kept(0);
                 }
-                self.pin_use.queues_own = false;
-                if std::mem::take(&mut self.pin_use.queues_messages) {
+                if may_bring_messages {
                     self.take_queued(verb == TransactionCommand::Exec);
                     // Only its reply tells whether what follows on the connection are messages.
                     self.wait = Wait::Answers;
@@ -172,13 +170,13 @@ impl Client {
             Err(next) => return next,
         };
         let shows_all = self.session.reply == ReplyMode::On;
-        if self.record.has(ClientFlag::Pubsub) || self.pin_use.queues_own || !shows_all {
+        if self.record.has(ClientFlag::Pubsub) || self.queues_own() || !shows_all {
             return self.spoil_transaction(request, command, NOT_IN_MULTI);
         }
         if !self.note_queued(request, command) {
             return self.spoil_transaction(request, command, NOT_IN_MULTI);
         }
-        self.pin_use.queues_messages = true;
+        self.use_pin(|pin| pin.queues_messages = true);
         self.queue(&link, request, command, PinnedCommand::Subscribe)
     }
 
@@ -225,7 +223,7 @@ impl Client {
             Wait::Nothing | Wait::Answers | Wait::InFlight | Wait::Unread | Wait::Room(_)
         );
         let transaction = self.outlet.transaction();
-        let is_over = !transaction.open && !transaction.watching;
+        let is_over = !transaction.is_open() && !transaction.watching;
         let is_unsure = !transaction.selected.is_empty() || transaction.tracking_unsure;
         drop(transaction);
         if waits && is_over && is_unsure {

@@ -20,7 +20,7 @@ impl Client {
     /// Tells a subscription command. Nothing is outstanding: its confirmations stand behind the replies to what was sent before.
     pub(super) async fn subscription(&mut self, slow: &SlowRequest) -> Told {
         let (request, command) = (slow.request(), slow.command());
-        if self.pin.is_some() && self.outlet.transaction().open {
+        if self.pin.is_some() && self.outlet.transaction().is_open() {
             return self
                 .until_done(slow, |client, request| {
                     client.queued_subscription(request, command)

@@ -30,7 +30,7 @@ impl Client {
         let Some(link) = self.lent(slow, PinReason::Wait).await? else {
             return Ok(());
         };
-        let is_open = self.outlet.transaction().open;
+        let is_open = self.outlet.transaction().is_open();
         let server = self.clients.thread.process.server.load_full();
         let needs_a_write = server.is_some_and(|server| server.wait_needs_a_write());
         // MULTI itself has moved the connection where any command does.
