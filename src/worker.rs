@@ -50,7 +50,7 @@ pub enum WorkerMessage {
     /// The process goes by other settings: it tells when it does, too.
     Reload(oneshot::Sender<()>),
     /// Clients are admitted by other settings: it has each move to where they put it, and tells when they know.
-    Reseat(oneshot::Sender<()>),
+    Reassign(oneshot::Sender<()>),
     /// Another worker waits for the place of an idle pin.
     Reclaim,
     /// It closes clients between requests, then ends.
@@ -331,8 +331,8 @@ fn take(clients: &Rc<Clients>, message: WorkerMessage) {
             clients.reload();
             let _ = done.send(());
         }
-        WorkerMessage::Reseat(done) => {
-            clients.reseat();
+        WorkerMessage::Reassign(done) => {
+            clients.reassign();
             let _ = done.send(());
         }
         WorkerMessage::Reclaim => clients.upstream.give_up_idle(),

@@ -304,7 +304,7 @@ impl Admission {
     }
 
     /// Goes by these settings from now on, in which every group has the index it had. Nobody loses a place: each client
-    /// is to be moved by [`ClientPermit::reseat`], whatever the caps say.
+    /// is to be moved by [`ClientPermit::reassign`], whatever the caps say.
     pub fn reload(&self, settings: &Settings) {
         let mut counts = self.counts();
         counts.generation += 1;

@@ -137,7 +137,7 @@ impl ClientPermit {
 
     /// Moves the place to where a reload puts it, whatever the caps say: nobody is dropped by a reload. Returns true where that is another
     /// group. It counts neither as accepted nor against the connect rate. Who is arriving, or in an operator's place, stays there.
-    pub fn reseat(&mut self, identity: &Identity) -> bool {
+    pub fn reassign(&mut self, identity: &Identity) -> bool {
         let admission = Arc::clone(&self.admission);
         let (plan, mut counts, new) = admission.decide(identity);
         match &self.held {

@@ -50,7 +50,7 @@ impl ClientEntry {
             user: Cell::new(user),
             login: LoginCell::default(),
             idle_timeout: idle_timeout.into(),
-            must_reseat: false.into(),
+            must_reassign: false.into(),
             killing: None.into(),
             evicting: None.into(),
         }
@@ -238,9 +238,9 @@ impl Clients {
     }
 
     /// Has each client go, before its next request, to the group it belongs to now.
-    pub fn reseat(&self) {
+    pub fn reassign(&self) {
         for entry in self.entries.borrow().values() {
-            entry.must_reseat.set(true);
+            entry.must_reassign.set(true);
             entry.outlet.wake();
         }
     }

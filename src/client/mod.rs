@@ -307,7 +307,7 @@ pub struct ClientEntry {
     /// The group's idle timeout.
     pub idle_timeout: Cell<std::time::Duration>,
     /// A reload may have changed where it belongs and what holds for it.
-    pub must_reseat: Cell<bool>,
+    pub must_reassign: Cell<bool>,
     /// Dropped when the client, which is being killed, is gone.
     pub killing: RefCell<Option<Arc<KillNotice>>>,
     /// Dropped when the client is gone.

@@ -15,7 +15,7 @@ use crate::identity::ClientFlag;
 use crate::link::{Link, RoomWait};
 use crate::resp::Request;
 use crate::server::ListHint;
-use crate::session::{Change, PinnedCommand, State, Stream};
+use crate::session::{Change, PinnedCommand, State, StreamKind};
 use crate::telemetry::Disconnect;
 use crate::transport::READ_SIZE;
 use crate::upstream::{EndsDelay, Pin, PinError};
@@ -266,7 +266,7 @@ impl Client {
         self.record.multi.set(transaction.commands());
         self.flag(ClientFlag::Watching, transaction.watching);
         // Whether it is subscribed its confirmations say.
-        if transaction.stream == Some(Stream::Commands) {
+        if transaction.stream == Some(StreamKind::Commands) {
             self.flag(ClientFlag::Monitor, true);
         }
         transaction.is_clear()

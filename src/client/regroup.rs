@@ -48,11 +48,11 @@ impl Client {
 
     /// Goes where a reload puts it, whatever the caps say, and by what holds there.
     #[cold]
-    pub(super) fn reseat(&mut self) {
+    pub(super) fn reassign(&mut self) {
         if self.arrives_for_long() {
             self.settle_late();
         }
-        self.permit.reseat(&self.record.identity());
+        self.permit.reassign(&self.record.identity());
         self.become_guest();
         let limits = &self.clients.thread.settings().limits;
         self.outlet.set_limit_bytes(limits.max_client_buffer);

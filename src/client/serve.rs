@@ -191,8 +191,8 @@ impl Client {
         self.outlet.register(cx);
         self.clients.thread.clock.refresh();
         self.look_at_bytes_out();
-        if self.entry.must_reseat.take() {
-            self.reseat();
+        if self.entry.must_reassign.take() {
+            self.reassign();
         }
         loop {
             if let Some(end) = self.outlet.end() {

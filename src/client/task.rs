@@ -66,7 +66,7 @@ impl Client {
             clients.guest(),
             clients.idle_timeout(group as usize),
         ));
-        entry.must_reseat.set(permit.is_stale());
+        entry.must_reassign.set(permit.is_stale());
         clients
             .entries
             .borrow_mut()

@@ -51,7 +51,7 @@ impl Clients {
             }
             redirections.check(entry, self);
             if look.arrives_for_long(entry) {
-                entry.must_reseat.set(true);
+                entry.must_reassign.set(true);
                 entry.outlet.wake();
             }
             if let Some(reason) = look.overdue(entry) {

@@ -3,7 +3,7 @@
 use super::request_kind::Unsent;
 use super::violation::Violation;
 use crate::schedule::AnsweredRequests;
-use crate::session::{PinnedCommand, Stream};
+use crate::session::{PinnedCommand, StreamKind};
 
 /// Says how a connection has ended, to those who are due something on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,7 +42,7 @@ pub trait ClientHandle: Clone {
     fn transaction_answered(&self, verb: PinnedCommand, head: &[u8]);
 
     /// Returns what follows on its connection beside replies, by what was answered up to now.
-    fn stream(&self) -> Option<Stream>;
+    fn stream(&self) -> Option<StreamKind>;
 
     /// Hears what its replies have cost.
     fn charge(&self, answered: &AnsweredRequests);

@@ -40,7 +40,7 @@ use std::collections::VecDeque;
 use crate::fences::{Before, FenceSearch};
 use crate::resp::ReplyScanner;
 use crate::schedule::ReplyTimes;
-use crate::session::Stream;
+use crate::session::StreamKind;
 use crate::waits::PoppedElements;
 use logins::UnansweredLogins;
 use pulse::LinkPulse;
@@ -248,14 +248,14 @@ impl<H: ClientHandle> Exchange<H> {
     /// Takes up what follows beside replies, as the reply at the front has said.
     fn begin_stream(&mut self, bytes: &[u8], complete: bool, events: &impl ConnectionEvents) {
         match self.started_stream() {
-            Some(Stream::Messages) => {
+            Some(StreamKind::Messages) => {
                 self.flow = FrameFlow::Messages;
                 // What is sent from here on has answers that nobody looks at, which may be several frames.
                 self.unplaced = Some(MayTake::NO_TIME);
                 events.confirmed(bytes, complete);
             }
-            Some(Stream::Commands) => self.shows_commands = true,
-            Some(Stream::Debugger) => self.flow = FrameFlow::Debugger,
+            Some(StreamKind::Commands) => self.shows_commands = true,
+            Some(StreamKind::Debugger) => self.flow = FrameFlow::Debugger,
             None => {}
         }
     }

@@ -7,7 +7,7 @@ use super::{
 };
 use crate::fences::{Before, ends_transaction};
 use crate::resp::{ReplyScanner, ScanProgress};
-use crate::session::{PinnedCommand, Stream};
+use crate::session::{PinnedCommand, StreamKind};
 use crate::waits::PoppedElements;
 
 /// Bounds a reply that is gathered for respool itself; `COMMAND` of Redis 7 measures about 200 KiB.
@@ -410,7 +410,7 @@ impl<H: ClientHandle> Exchange<H> {
     }
 
     /// Returns what comes behind the reply at the front beside replies.
-    pub(super) fn started_stream(&self) -> Option<Stream> {
+    pub(super) fn started_stream(&self) -> Option<StreamKind> {
         match self.due.front() {
             Some(DueEntry::Client {
                 client,

@@ -16,7 +16,7 @@ use crate::identity::{ClientFlag, ClientRecord};
 use crate::memory::{HeldBytes, MemoryAccount, SharedFrame};
 use crate::replies::Replies;
 use crate::schedule::{AnsweredRequests, ClientShare};
-use crate::session::{PinnedCommand, Protocol, Stream as SessionStream, Transaction};
+use crate::session::{PinnedCommand, Protocol, StreamKind, Transaction};
 use crate::telemetry::{Disconnect, WorkerCounters};
 use crate::transport::{PeerEnd, Stream, let_others_go_first};
 
@@ -594,7 +594,7 @@ impl ClientHandle for Rc<Outlet> {
         self.transaction.borrow_mut().answered(verb, head);
     }
 
-    fn stream(&self) -> Option<SessionStream> {
+    fn stream(&self) -> Option<StreamKind> {
         self.transaction.borrow().stream
     }
 

@@ -227,7 +227,7 @@ impl ConfigReloader {
         self.tell_workers(WorkerMessage::Reload).await;
         // Only now: a worker knows the groups that its clients come in.
         self.admission.reload(&settings);
-        self.tell_workers(WorkerMessage::Reseat).await;
+        self.tell_workers(WorkerMessage::Reassign).await;
         if let Some(login) = login.filter(|_| comes) {
             // Only now: no client that has not authenticated is respool's own user any more.
             let _whole = self.process.in_force();

@@ -12,9 +12,9 @@ use crate::texts::{ServerVersion, exec_aborted, subscribers_may_not};
 /// the middle of more than one of these.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Mode {
-    /// What is lent to it.
+    /// Says what is lent to it.
     pub loan: Loan,
-    /// The protocol in which it is subscribed to something.
+    /// Names the protocol in which it is subscribed to something.
     pub subscribed: Option<Protocol>,
     /// Is true while a busy server has not been told of its transaction.
     pub is_unplaced: bool,
@@ -28,9 +28,9 @@ pub enum Loan {
     /// Nothing is lent: its requests share connections.
     #[default]
     Nothing,
-    /// A connection is, to which all its requests go.
+    /// A connection is lent, to which all its requests go.
     Connection(LentUse),
-    /// A connection is, all frames of which are passed on as they come, since they may be messages or the commands of everybody.
+    /// A connection is lent, all frames of which are passed on as they come, since they may be messages or the commands of everybody.
     Stream,
 }
 
@@ -77,7 +77,7 @@ pub enum Destination<'a> {
     NotOfSubscriber(Vec<u8>),
     /// It is answered with what all that need the server are refused with now.
     Unserved,
-    /// It is too, being a command of a transaction: others belong to it.
+    /// It is answered so too, being a command of a transaction: others belong to it.
     UnservedTransaction(TransactionCommand),
     /// It is answered by respool.
     Local(Local),
@@ -94,7 +94,7 @@ pub enum Destination<'a> {
     Tracking,
     /// It is sent on a connection lent to its client for this reason.
     Lent(PinReason),
-    /// It is, and its reply may be more than one frame.
+    /// It is sent so too, and its reply may be more than one frame.
     LentInDoubt(PinReason),
     /// It has a story.
     Story(StoryKind),

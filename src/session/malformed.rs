@@ -7,7 +7,7 @@ use crate::texts::{
     unknown_subcommand, wrong_arity,
 };
 
-/// The server's answer to a request with too few or too many words; `None`: it has as many as it needs.
+/// Returns the server's answer to a request with too few or too many words; `None`: it has as many as it needs.
 pub fn miscounted(
     server: ServerVersion,
     request: &Request<'_>,
@@ -19,7 +19,7 @@ pub fn miscounted(
     is_wrong.then(|| wrong_arity(server, spec.name, request))
 }
 
-/// The server's answer to a request that it does not understand: the command is unknown, or the subcommand, or there are too
+/// Returns the server's answer to a request that it does not understand: the command is unknown, or the subcommand, or there are too
 /// few or too many words.
 pub fn malformed(
     server: ServerVersion,
@@ -53,7 +53,7 @@ pub fn malformed(
     })
 }
 
-/// What a subcommand says itself of its words, on a server on which subcommands are no commands of their own: it is not
+/// Returns what a subcommand says itself of its words, on a server on which subcommands are no commands of their own: it is not
 /// there, or there are too few or too many of them.
 pub fn misused(
     server: ServerVersion,
@@ -70,7 +70,7 @@ pub fn misused(
     miscounted(server, request, command)
 }
 
-/// What a request gets, other than those that authenticate, of a client that has not authenticated and has to.
+/// Returns what a request gets, other than those that authenticate, of a client that has not authenticated and has to.
 pub(super) fn unauthenticated(
     server: ServerVersion,
     request: &Request<'_>,

@@ -27,24 +27,24 @@ pub use route::{Block, Denial, Route, Routed, Rules, block, route};
 pub use state::{Change, Credentials, Effect, Own, Protocol, State, Step, name_request, steps};
 pub use taken::TakenCredentials;
 pub use tracking_request::TrackingRequest;
-pub use transaction::{PinnedCommand, Stream, Tracking, Transaction};
+pub use transaction::{PinnedCommand, StreamKind, Tracking, Transaction};
 pub use unplaced::{Begun, Unplaced, UnplacedTransaction};
 
-/// What the server would remember of one client.
+/// Holds what the server would remember of one client.
 #[derive(Debug)]
 pub struct Session {
-    /// User, protocol and database of its commands.
+    /// Says as which user, in which protocol and in which database its commands run.
     pub state: State,
-    /// Which of its requests are answered.
+    /// Says which of its requests are answered.
     pub reply: ReplyMode,
-    /// Respool itself has verified who it is.
+    /// Is true once respool itself has verified who it is.
     pub is_verified: bool,
-    /// It has shown a wrong password.
+    /// Is true once it has shown a wrong password.
     pub has_failed: bool,
 }
 
 impl Session {
-    /// That of a client that has just connected, and is this user until it authenticates; `None`: respool's own.
+    /// Returns that of a client that has just connected, and is this user until it authenticates; `None`: respool's own.
     pub fn new(user: Option<Rc<Credentials>>) -> Self {
         Self {
             state: State {
@@ -57,12 +57,12 @@ impl Session {
         }
     }
 
-    /// Whether the server has to be asked before it runs commands of a client that has not authenticated.
+    /// Tells whether the server has to be asked before it runs commands of a client that has not authenticated.
     pub fn is_guest(&self) -> bool {
         self.state.user.as_ref().is_some_and(|user| user.is_guest())
     }
 
-    /// Whether the request at hand is answered; a skip is used up by it.
+    /// Tells whether the request at hand is answered; a skip is used up by it.
     #[inline]
     pub fn take_visible(&mut self) -> bool {
         match self.reply {
@@ -76,7 +76,7 @@ impl Session {
     }
 }
 
-/// A text reply that RESP3 marks as verbatim, as CLIENT LIST and CLIENT INFO are.
+/// Returns a text reply that RESP3 marks as verbatim, as CLIENT LIST and CLIENT INFO are.
 pub fn verbatim(protocol: Protocol, text: &[u8]) -> Vec<u8> {
     use crate::resp::speak::{bulk, push_header};
     match protocol {

@@ -4,34 +4,34 @@
 use crate::command::{ClientSub, Local};
 use crate::fences::{Fence, OwnPlace};
 
-/// A command of a transaction whose element respool looks at, or puts in.
+/// Names a command of a transaction whose element respool looks at, or puts in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OwnCommand {
-    /// `CLIENT ...` and `PUBSUB NUMSUB`.
+    /// It is `CLIENT ...` or `PUBSUB NUMSUB`.
     Local(Local),
-    /// `CLIENT KILL` and `CLIENT LIST` with words of which the server alone knows whether they are right: it is asked for them in
-    /// their place.
+    /// It is `CLIENT KILL` or `CLIENT LIST` with words of which the server alone knows whether they are right: the server is asked for
+    /// them in its place.
     Judged(ClientSub),
-    /// `CLIENT GETREDIR` and `CLIENT TRACKINGINFO`, whose answers name a connection.
+    /// It is `CLIENT GETREDIR` or `CLIENT TRACKINGINFO`, whose answers name a connection.
     Redirection,
-    /// `CLIENT TRACKING` with `REDIRECT` to this client of respool's: the element is the server's own, and tells whether that holds.
+    /// It is `CLIENT TRACKING` with `REDIRECT` to this client of respool's: the element is the server's own, and tells whether that holds.
     Redirected(u64),
-    /// `SELECT`: the element is the server's own, and tells the database of those behind it.
+    /// It is `SELECT`: the element is the server's own, and tells the database of those behind it.
     Select(u32),
 }
 
-/// One of them, and where it stands among the commands that were queued.
+/// Holds one of them, and where it stands among the commands that were queued.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OwnElement {
-    /// Its place in EXEC's reply.
+    /// Is its place in EXEC's reply.
     pub at: OwnPlace,
-    /// What it is.
+    /// Names what it is.
     pub command: OwnCommand,
-    /// The request as the client sent it.
+    /// Holds the request as the client sent it.
     pub request: Box<[u8]>,
 }
 
-/// What is known of the mark that is to stand right before the next of them.
+/// Says what is known of the mark that is to stand right before the next of them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum NextMark {
     /// None was asked for.
@@ -43,14 +43,14 @@ pub enum NextMark {
     Refused,
 }
 
-/// Those of one transaction.
+/// Holds those of one transaction.
 #[derive(Debug, Default)]
 pub struct OwnElements {
-    /// The mark of the one that is asked for next.
+    /// Says what is known of the mark of the one that is asked for next.
     next_mark: NextMark,
-    /// How many marks the server has queued.
+    /// Counts the marks that the server has queued.
     marks: u32,
-    /// The server has not answered yet whether it queues this one.
+    /// Holds the one of which the server has not answered yet whether it queues it.
     asked: Option<OwnElement>,
     queued: Vec<OwnElement>,
     request_bytes: usize,
@@ -58,7 +58,7 @@ pub struct OwnElements {
 }
 
 impl OwnCommand {
-    /// Whether it looks at all clients of respool: with 3,000 of them that takes some 12 ms.
+    /// Tells whether it looks at all clients of respool: with 3,000 of them that takes some 12 ms.
     pub fn searches(self) -> bool {
         matches!(
             self,
@@ -68,7 +68,7 @@ impl OwnCommand {
 }
 
 impl OwnElements {
-    /// The server is asked to queue something in the place of this request.
+    /// Notes that the server is asked to queue something in the place of this request.
     pub(super) fn ask(&mut self, command: OwnCommand, request: &[u8]) {
         let mark = match std::mem::take(&mut self.next_mark) {
             NextMark::Queued(mark) => Some(mark),
@@ -83,7 +83,7 @@ impl OwnElements {
         });
     }
 
-    /// The server has answered whether it queues a mark.
+    /// Notes that the server has answered whether it queues a mark.
     pub(super) fn marked(&mut self, mark: Fence, is_queued: bool) {
         self.marks += u32::from(is_queued);
         self.next_mark = match is_queued {
@@ -92,17 +92,17 @@ impl OwnElements {
         };
     }
 
-    /// What is known of the mark of the one that is asked for next.
+    /// Returns what is known of the mark of the one that is asked for next.
     pub fn next_mark(&self) -> NextMark {
         self.next_mark
     }
 
-    /// How many marks the server has queued beside the commands of the client.
+    /// Returns how many marks the server has queued beside the commands of the client.
     pub fn marks(&self) -> u32 {
         self.marks
     }
 
-    /// It has answered; `command`: as which of the client's commands it has queued it. Returns what it has queued.
+    /// Notes that the server has answered; `command`: as which of the client's commands it has queued it. Returns what it has queued.
     pub(super) fn answered(&mut self, command: Option<u32>) -> Option<OwnCommand> {
         let (mut element, command) = (self.asked.take()?, command?);
         element.at.place = command + self.marks;
@@ -111,7 +111,7 @@ impl OwnElements {
         Some(queued)
     }
 
-    /// SELECT of this database was queued as this one of the client's commands.
+    /// Notes that SELECT of this database was queued as this one of the client's commands.
     pub(super) fn selected(&mut self, database: u32, command: u32) {
         let place = command + self.marks;
         self.queued.push(OwnElement {
@@ -121,28 +121,28 @@ impl OwnElements {
         });
     }
 
-    /// Those that were queued, by their places.
+    /// Returns those that were queued, by their places.
     pub fn queued(&self) -> &[OwnElement] {
         &self.queued
     }
 
-    /// What the requests measure that are kept of them.
+    /// Returns how many bytes the requests measure that are kept of them.
     pub fn request_bytes(&self) -> usize {
         self.request_bytes
     }
 
-    /// How many of them look at all clients.
+    /// Returns how many of them look at all clients.
     pub fn searches(&self) -> usize {
         self.searches
     }
 
-    /// Memory that they take.
+    /// Returns the memory that they take.
     pub fn held_bytes(&self) -> usize {
         self.queued.capacity() * size_of::<OwnElement>() + self.request_bytes()
     }
 }
 
-/// What the server is asked to queue for a CLIENT command: the same one, so that it decides whether the user may send it, with
+/// Returns what the server is asked to queue for a CLIENT command: the same one, so that it decides whether the user may send it, with
 /// arguments that change nothing and tell nothing.
 pub fn stand_in_for(sub: ClientSub) -> Option<&'static [&'static str]> {
     Some(match sub {
@@ -164,19 +164,19 @@ pub fn stand_in_for(sub: ClientSub) -> Option<&'static [&'static str]> {
     })
 }
 
-/// What the server has said in the place of a CLIENT command.
+/// Says what the server has said in the place of a CLIENT command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StandInAnswer {
-    /// What it says to what stands in for the command: the command runs.
+    /// It is what the server says to what stands in for the command: the command runs.
     Expected,
-    /// An error of another kind: the user may not send it any more, say. It is the answer, and the command does not run.
+    /// It is an error of another kind: the user may not send the command any more, say. That is the answer, and the command does not run.
     Refusal,
-    /// Something that is said to another command.
+    /// It is something that is said to another command.
     Strange,
 }
 
 impl StandInAnswer {
-    /// What `element` is, which has come in the place of a CLIENT command.
+    /// Tells what `element` is, which has come in the place of a CLIENT command.
     pub fn of(sub: ClientSub, element: &[u8]) -> Self {
         // Those that take no argument say what they always say; to all others the argument is wrong.
         let expected: &[&[u8]] = match sub {
@@ -197,7 +197,7 @@ impl StandInAnswer {
     }
 }
 
-/// What the server has said in the place of a CLIENT KILL or LIST whose words it was to judge, and which concerned nobody.
+/// Tells what the server has said in the place of a CLIENT KILL or LIST whose words it was to judge, and which concerned nobody.
 pub fn judged(element: &[u8]) -> StandInAnswer {
     let nobody: [&[u8]; 3] = [b":0", b"$", b"="];
     if element.starts_with(b"-") {

@@ -2,20 +2,20 @@
 
 use crate::command::same_word;
 
-/// CLIENT REPLY of one client.
+/// Says what CLIENT REPLY is for one client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum ReplyMode {
     /// Every request is answered.
     #[default]
     On,
-    /// None is.
+    /// No request is answered.
     Off,
-    /// The next one is not.
+    /// The next request is not answered.
     SkipNext,
 }
 
 impl ReplyMode {
-    /// The mode that CLIENT REPLY names.
+    /// Returns the mode that CLIENT REPLY names.
     pub fn parse(word: &[u8]) -> Option<Self> {
         let modes = [
             (&b"on"[..], Self::On),
@@ -27,7 +27,7 @@ impl ReplyMode {
     }
 }
 
-/// What of EXEC's reply is shown: as in Redis, CLIENT REPLY holds from its own element on, and the end of the client itself.
+/// Says what of EXEC's reply is shown: as in Redis, CLIENT REPLY holds from its own element on, and the end of the client itself.
 #[derive(Debug, Clone, Copy)]
 pub struct ShownInExec {
     is_off: bool,
@@ -36,7 +36,7 @@ pub struct ShownInExec {
 }
 
 impl ShownInExec {
-    /// At an EXEC that is sent in this mode.
+    /// Returns what is shown of the reply to an EXEC that is sent in this mode.
     pub fn new(mode: ReplyMode) -> Self {
         Self {
             is_off: mode != ReplyMode::On,
@@ -45,12 +45,12 @@ impl ShownInExec {
         }
     }
 
-    /// Whether bytes are shown now.
+    /// Tells whether bytes are shown now.
     pub fn is_shown(self) -> bool {
         !self.is_off && !self.is_closing
     }
 
-    /// CLIENT REPLY of `mode` has run.
+    /// Notes that CLIENT REPLY of `mode` has run.
     pub fn switch(&mut self, mode: ReplyMode) {
         match mode {
             ReplyMode::On => self.is_off = false,
@@ -60,17 +60,17 @@ impl ShownInExec {
         }
     }
 
-    /// The client has ended itself: nothing behind this element is shown.
+    /// Notes that the client has ended itself: nothing behind this element is shown.
     pub fn close(&mut self) {
         self.is_closing = true;
     }
 
-    /// Whether the client has ended itself.
+    /// Tells whether the client has ended itself.
     pub fn is_closing(self) -> bool {
         self.is_closing
     }
 
-    /// What holds behind EXEC.
+    /// Returns what holds behind EXEC.
     pub fn mode(self) -> ReplyMode {
         match (self.is_off, self.skips_next) {
             (true, _) => ReplyMode::Off,

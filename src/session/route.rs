@@ -14,66 +14,66 @@ use crate::texts::{
     resets_strangers, unknown_command, unknown_subcommand,
 };
 
-/// Where a request goes.
+/// Says where a request goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Route {
-    /// To any shared connection in the session's state.
+    /// It goes to any shared connection in the session's state.
     Shared,
-    /// As `Shared`, but with a fence behind it: its reply may be more than one frame.
+    /// It goes where `Shared` does, but with a fence behind it: its reply may be more than one frame.
     Fenced,
-    /// A command of a transaction: to the pinned connection, or, for a MULTI that arrived whole, to a shared one.
+    /// It is a command of a transaction: it goes to the connection lent to the client or, with a MULTI that arrived whole, to a shared one.
     Transaction(TransactionCommand),
-    /// To a connection lent to the client.
+    /// It goes to a connection lent to the client, for this reason.
     Pinned(PinReason),
-    /// A subscription command.
+    /// It is a subscription command.
     Subscribed,
-    /// Answered by respool.
+    /// It is answered by respool.
     Local(Local),
-    /// Answered with this error.
+    /// It is answered with this error.
     Refused(Vec<u8>),
-    /// Nowhere before its client has a place: it has yet to say who it is.
+    /// It goes nowhere before its client has a place, who has yet to say who it is.
     Unsettled,
-    /// What no Redis client sends (`POST`, `Host:`): closed without a word, as Redis does.
+    /// It is what no Redis client sends (`POST`, `Host:`): its client is closed without a word, as Redis does.
     Alien,
 }
 
-/// A request's command, where the table knows it, and its route.
+/// Holds a request's command, where the table knows it, and its route.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Routed {
-    /// Its place in the command table.
+    /// Is its place in the command table.
     pub command: Option<CommandId>,
-    /// Where it goes.
+    /// Says where it goes.
     pub route: Route,
 }
 
 /// Holds what a client's group may not use, and what the client is told that uses it all the same.
 #[derive(Clone, Copy)]
 pub struct Denial<'a> {
-    /// The commands.
+    /// Lists the commands.
     pub commands: &'a DenySet,
     /// Returns what the server would answer the client whose rules do not permit it a command of this name.
     pub refusal: &'a dyn Fn(&str) -> Vec<u8>,
 }
 
-/// What a request is held against, beside the command table.
+/// Holds what a request is held against, beside the command table.
 #[derive(Clone, Copy, Default)]
 pub struct Rules<'a> {
-    /// What the client's group may not use.
+    /// Says what the client's group may not use.
     pub deny: Option<Denial<'a>>,
-    /// What the server said of the commands that the table does not know.
+    /// Holds what the server said of the commands that the table does not know.
     pub learned: Option<&'a Learned>,
-    /// What the server is for.
+    /// Says what the server is for.
     pub role: ServerRole,
-    /// Which server it is.
+    /// Says which server it is.
     pub server: PackedVersion,
-    /// What stands between its client's requests and where they go.
+    /// Says what stands between its client's requests and where they go.
     pub restrictions: Restrictions,
 }
 
-/// How a command travels that the table does not know while the server has not told of its commands: it may be any.
+/// Says how a command travels that the table does not know while the server has not told of its commands: it may be any.
 const UNKNOWN: Way = Way::Pinned(PinReason::Unlisted);
 
-/// What a replica gets that takes respool for its primary.
+/// Answers a replica that takes respool for its primary.
 const NO_REPLICATION: &[u8] =
     b"-ERR respool: replication does not go through respool, connect to the server itself\r\n";
 
@@ -184,7 +184,7 @@ fn by_command(name: &[u8], request: &Request<'_>, rules: &Rules<'_>) -> Routed {
     }
 }
 
-/// Where a command goes that does not go its usual way where the server takes no writes. Redis checks the same, in this
+/// Decides where a command goes that does not go its usual way where the server takes no writes. Redis checks the same, in this
 /// order: the number of words, permission, and only then whether it may write.
 fn on_replica(
     id: CommandId,
@@ -203,7 +203,7 @@ fn on_replica(
     runs_script(id).then_some(Route::Pinned(PinReason::ReplicaScript))
 }
 
-/// A name with a NUL in it, which is nobody's.
+/// Refuses a name with a NUL in it, which is nobody's.
 fn torn(name: &[u8], request: &Request<'_>, server: ServerVersion) -> Routed {
     let container = lookup(name).filter(|&id| is_container(id));
     let refusal = match container {
@@ -252,16 +252,16 @@ fn route_unknown(name: &[u8], request: &Request<'_>, rules: &Rules<'_>) -> Route
     }
 }
 
-/// What stands behind a MULTI.
+/// Says what stands behind a MULTI.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Block {
-    /// A transaction that has arrived whole and leaves no trace: `length` bytes, `count` requests, MULTI included.
+    /// It is a transaction that has arrived whole and leaves no trace.
     Whole {
-        /// Bytes, from MULTI to EXEC.
+        /// Counts the bytes from MULTI to the end of EXEC.
         length: usize,
-        /// Requests, both included.
+        /// Counts the requests, both included.
         count: u32,
-        /// What may delay any of them.
+        /// Says what may delay any of them.
         delays: Delays,
     },
     /// It may become one with more bytes.

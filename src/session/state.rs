@@ -7,17 +7,17 @@ use crate::auth::is_wrong_password;
 use crate::resp::speak::encode_request;
 use crate::texts::NOAUTH;
 
-/// The protocol version of a connection.
+/// Names the protocol version of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Protocol {
-    /// RESP2.
+    /// It is what Redis spoke first, and what a connection begins with.
     Resp2,
-    /// RESP3.
+    /// It came with Redis 6.0.
     Resp3,
 }
 
 impl Protocol {
-    /// Its number, as HELLO takes it.
+    /// Returns its number, as HELLO takes it.
     pub fn number(self) -> u8 {
         match self {
             Self::Resp2 => 2,
@@ -25,7 +25,7 @@ impl Protocol {
         }
     }
 
-    /// Its null.
+    /// Returns its null.
     pub fn null(self) -> &'static [u8] {
         match self {
             Self::Resp2 => b"$-1\r\n",
@@ -34,14 +34,14 @@ impl Protocol {
     }
 }
 
-/// What is shown of a user that has no password. Not the empty one, which clients try.
+/// Is shown of a user that has no password. It is not the empty one, which clients try.
 const ANY_PASSWORD: &[u8] = b"respool: has not authenticated";
 
-/// A user of the server and its password.
+/// Holds a user of the server and its password.
 pub struct Credentials {
-    /// `None`: the legacy `AUTH password`, for the default user.
+    /// Names the user; `None`: the legacy `AUTH password`, for the default user.
     pub username: Option<Box<[u8]>>,
-    /// The password.
+    /// Holds the password.
     pub password: Box<[u8]>,
 }
 
@@ -65,7 +65,7 @@ impl PartialEq for Credentials {
 }
 
 impl Credentials {
-    /// Whoever has not authenticated, where the server permits that: the default user without a password takes any.
+    /// Stands for whoever has not authenticated, where the server permits that: the default user without a password takes any.
     pub fn guest() -> Self {
         Self {
             username: Some((*b"default").into()),
@@ -73,28 +73,28 @@ impl Credentials {
         }
     }
 
-    /// Whether the server would be sent the same; told without saying where the passwords differ.
+    /// Tells whether the server would be sent the same; told without saying where the passwords differ.
     pub fn is_same(&self, other: &Self) -> bool {
         use subtle::ConstantTimeEq as _;
         self.username == other.username && bool::from(self.password.ct_eq(&other.password))
     }
 
-    /// Memory that they take.
+    /// Returns the memory that they take.
     pub fn held_bytes(&self) -> usize {
         self.username.as_ref().map_or(0, |name| name.len()) + self.password.len()
     }
 
-    /// Whether it is whoever has not authenticated.
+    /// Tells whether it is whoever has not authenticated.
     pub fn is_guest(&self) -> bool {
         *self.password == *ANY_PASSWORD && self.user() == b"default"
     }
 
-    /// The user's name.
+    /// Returns the user's name.
     pub fn user(&self) -> &[u8] {
         self.username.as_deref().unwrap_or(b"default")
     }
 
-    /// The request that authenticates.
+    /// Returns the request that authenticates.
     pub fn request(&self) -> Vec<u8> {
         match &self.username {
             Some(name) => encode_request(&[b"AUTH", &name[..], &self.password]),
@@ -103,14 +103,14 @@ impl Credentials {
     }
 }
 
-/// What must be equal for a session to use a connection.
+/// Holds what must be equal for a session to use a connection.
 #[derive(Debug, Clone)]
 pub struct State {
-    /// `None`: respool's own user.
+    /// Says who the user is; `None`: respool's own.
     pub user: Option<Rc<Credentials>>,
-    /// Protocol version.
+    /// Names the protocol version.
     pub protocol: Protocol,
-    /// Database.
+    /// Is the number of the database.
     pub database: u32,
 }
 
@@ -128,7 +128,7 @@ impl PartialEq for State {
 }
 
 impl State {
-    /// The state of a connection just opened and authenticated as respool.
+    /// Is the state of a connection just opened and authenticated as respool.
     pub const INITIAL: Self = Self {
         user: None,
         protocol: Protocol::Resp2,
@@ -136,7 +136,7 @@ impl State {
     };
 }
 
-/// What the server's acknowledgement of one command of a change means.
+/// Says what the server's acknowledgement of one command of a change means.
 #[derive(Debug, Clone)]
 pub enum Effect {
     /// Everything is as on a new connection.
@@ -151,12 +151,12 @@ pub enum Effect {
     Named,
 }
 
-/// One command of a change.
+/// Holds one command of a change.
 #[derive(Clone)]
 pub struct Step {
-    /// The request.
+    /// Holds the request.
     pub request: Vec<u8>,
-    /// What `+OK`, `+RESET` or HELLO's map in answer to it means.
+    /// Says what `+OK`, `+RESET` or HELLO's map in answer to it means.
     pub effect: Effect,
 }
 
@@ -176,23 +176,23 @@ impl Drop for Step {
     }
 }
 
-/// Who respool itself is to the server.
+/// Says who respool itself is to the server.
 #[derive(Debug, Clone)]
 pub enum Own {
-    /// Whoever a connection is that has not authenticated.
+    /// It is whoever a connection is that has not authenticated.
     Unnamed,
-    /// This user.
+    /// It is this user.
     User(Rc<Credentials>),
-    /// Nobody that the server serves: it wants a password, and respool has none. Connections are their clients' users'.
+    /// It is nobody that the server serves: that wants a password, and respool has none. Connections are their clients' users'.
     Nobody,
 }
 
-/// How a change of state begins.
+/// Says how a change of state begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Change {
-    /// Only what differs.
+    /// Only what differs is changed.
     Difference,
-    /// Only what differs, as the user whose the connection is: a client asks for it, and nothing of it may be undone.
+    /// Only what differs is changed, as the user whose the connection is: a client asks for it, and nothing of it may be undone.
     InPlace,
     /// The user is authenticated anew, even if the connection is theirs.
     Authenticate,
@@ -200,38 +200,38 @@ pub enum Change {
     Scrub,
 }
 
-/// The commands that take a connection from `worn` to `target`.
+/// Returns the commands that take a connection from `current` to `target`.
 ///
 /// Every user may send AUTH, HELLO and RESET, and not every one SELECT: unless a client asks for it, respool's own user
 /// selects the database.
-pub fn steps(worn: &State, target: &State, change: Change, own: &Own, name: &str) -> Vec<Step> {
+pub fn steps(current: &State, target: &State, change: Change, own: &Own, name: &str) -> Vec<Step> {
     if matches!(own, Own::Nobody) {
-        return steps_of_clients(worn, target, change);
+        return steps_of_clients(current, target, change);
     }
     let mut steps = Vec::new();
-    let mut worn = worn.clone();
+    let mut current = current.clone();
     let is_anew = change == Change::Authenticate;
-    let moves = worn.database != target.database && change != Change::InPlace;
+    let moves = current.database != target.database && change != Change::InPlace;
     let is_own = match target.user {
-        None => worn.user.is_none() && !is_anew,
-        Some(_) => worn.user.is_none() || !moves,
+        None => current.user.is_none() && !is_anew,
+        Some(_) => current.user.is_none() || !moves,
     };
     if change == Change::Scrub || !is_own {
-        become_own(&mut steps, &mut worn, change, own, name);
+        become_own(&mut steps, &mut current, change, own, name);
     }
-    if worn.database != target.database {
+    if current.database != target.database {
         steps.push(select(target.database));
     }
     // A login stands alone: HELLO travels with what is before it, but where a client shows what may be refused.
     let greets_first = matches!(change, Change::Difference | Change::Scrub);
-    let greeting = (worn.protocol != target.protocol).then(|| hello(target.protocol));
+    let greeting = (current.protocol != target.protocol).then(|| hello(target.protocol));
     let (before, behind) = match greets_first {
         true => (greeting, None),
         false => (None, greeting),
     };
     steps.extend(before);
     if let Some(user) = &target.user
-        && (is_anew || worn.user != target.user)
+        && (is_anew || current.user != target.user)
     {
         steps.push(Step {
             request: user.request(),
@@ -242,30 +242,30 @@ pub fn steps(worn: &State, target: &State, change: Change, own: &Own, name: &str
     steps
 }
 
-/// The same where respool is nobody: the client's user does everything, once it is authenticated.
-fn steps_of_clients(worn: &State, target: &State, change: Change) -> Vec<Step> {
+/// Returns the same where respool is nobody: the client's user does everything, once it is authenticated.
+fn steps_of_clients(current: &State, target: &State, change: Change) -> Vec<Step> {
     let mut steps = Vec::new();
-    let mut worn = worn.clone();
-    let leaves = target.user.is_none() && worn.user.is_some();
+    let mut current = current.clone();
+    let leaves = target.user.is_none() && current.user.is_some();
     if change == Change::Scrub || leaves {
         steps.push(Step {
             request: encode_request(&["RESET"]),
             effect: Effect::Reset,
         });
-        worn = State::INITIAL;
+        current = State::INITIAL;
     }
     if let Some(user) = &target.user
-        && (change == Change::Authenticate || worn.user != target.user)
+        && (change == Change::Authenticate || current.user != target.user)
     {
         steps.push(Step {
             request: user.request(),
             effect: Effect::User(target.user.clone()),
         });
     }
-    if worn.database != target.database {
+    if current.database != target.database {
         steps.push(select(target.database));
     }
-    if worn.protocol != target.protocol {
+    if current.protocol != target.protocol {
         steps.push(hello(target.protocol));
     }
     steps
@@ -285,8 +285,8 @@ fn hello(protocol: Protocol) -> Step {
     }
 }
 
-/// The commands that make a connection respool's own user's.
-fn become_own(steps: &mut Vec<Step>, worn: &mut State, change: Change, own: &Own, name: &str) {
+/// Adds the commands that make a connection respool's own user's.
+fn become_own(steps: &mut Vec<Step>, current: &mut State, change: Change, own: &Own, name: &str) {
     let resets = change == Change::Scrub || matches!(own, Own::Unnamed);
     if resets {
         // RESET (Redis 6.2) also de-authenticates and takes the name.
@@ -294,14 +294,14 @@ fn become_own(steps: &mut Vec<Step>, worn: &mut State, change: Change, own: &Own
             request: encode_request(&["RESET"]),
             effect: Effect::Reset,
         });
-        *worn = State::INITIAL;
+        *current = State::INITIAL;
     }
     if let Own::User(own) = own {
         steps.push(Step {
             request: own.request(),
             effect: Effect::User(None),
         });
-        worn.user = None;
+        current.user = None;
     }
     if resets {
         steps.push(Step {
@@ -311,13 +311,13 @@ fn become_own(steps: &mut Vec<Step>, worn: &mut State, change: Change, own: &Own
     }
 }
 
-/// The request that names a connection.
+/// Returns the request that names a connection.
 pub fn name_request(name: &str) -> Vec<u8> {
     encode_request(&["CLIENT", "SETNAME", name])
 }
 
 impl Effect {
-    /// Whether the server may answer the step with this reply, be it a refusal.
+    /// Tells whether the server may answer the step with this reply, be it a refusal.
     pub fn is_answered_by(&self, reply: &[u8]) -> bool {
         match self {
             Self::Reset => reply.starts_with(b"+RESET"),
@@ -327,7 +327,7 @@ impl Effect {
         }
     }
 
-    /// What a client gets whose state the server refused with this reply. Whoever has not authenticated is told that they
+    /// Returns what a client gets whose state the server refused with this reply. Whoever has not authenticated is told that they
     /// have to, as by the server itself.
     pub fn refusal(&self, reply: Vec<u8>) -> Vec<u8> {
         match self {
@@ -338,13 +338,13 @@ impl Effect {
         }
     }
 
-    /// Takes an acknowledged step into `worn`.
-    pub fn apply(&self, worn: &mut State) {
+    /// Takes an acknowledged step into `current`.
+    pub fn apply(&self, current: &mut State) {
         match self {
-            Self::Reset => *worn = State::INITIAL,
-            Self::User(user) => worn.user.clone_from(user),
-            Self::Protocol(protocol) => worn.protocol = *protocol,
-            Self::Database(database) => worn.database = *database,
+            Self::Reset => *current = State::INITIAL,
+            Self::User(user) => current.user.clone_from(user),
+            Self::Protocol(protocol) => current.protocol = *protocol,
+            Self::Database(database) => current.database = *database,
             Self::Named => {}
         }
     }
@@ -378,10 +378,12 @@ mod tests {
             .collect()
     }
 
-    fn applied(worn: &State, steps: &[Step]) -> State {
-        let mut worn = worn.clone();
-        steps.iter().for_each(|step| step.effect.apply(&mut worn));
-        worn
+    fn applied(current: &State, steps: &[Step]) -> State {
+        let mut current = current.clone();
+        steps
+            .iter()
+            .for_each(|step| step.effect.apply(&mut current));
+        current
     }
 
     const CHANGES: [Change; 4] = [
@@ -406,9 +408,9 @@ mod tests {
 
     /// Goes through the steps as a server whose clients may not SELECT, and which obeys nobody who has not authenticated
     /// where respool does so.
-    fn only_respool_selects(worn: &State, steps: &[Step], own: &Own) {
+    fn only_respool_selects(current: &State, steps: &[Step], own: &Own) {
         let unnamed = matches!(own, Own::Unnamed);
-        let mut whose = match worn.user {
+        let mut whose = match current.user {
             Some(_) => Whose::Clients,
             None if unnamed => Whose::Nobodys,
             None => Whose::Respools,
@@ -420,7 +422,7 @@ mod tests {
                 Effect::User(None) => whose = Whose::Respools,
                 Effect::User(Some(_)) => whose = Whose::Clients,
                 Effect::Protocol(_) => assert!(is_own || whose == Whose::Clients, "{steps:?}"),
-                Effect::Database(_) | Effect::Named => assert!(is_own, "{worn:?} {steps:?}"),
+                Effect::Database(_) | Effect::Named => assert!(is_own, "{current:?} {steps:?}"),
             }
         }
     }
@@ -441,15 +443,15 @@ mod tests {
             }
         }
         for own in [Own::Unnamed, respool()] {
-            for worn in &states {
+            for current in &states {
                 for target in &states {
                     for change in CHANGES {
-                        let steps = steps(worn, target, change, &own, "respool:x");
-                        assert_eq!(&applied(worn, &steps), target);
+                        let steps = steps(current, target, change, &own, "respool:x");
+                        assert_eq!(&applied(current, &steps), target);
                         if change != Change::InPlace {
-                            only_respool_selects(worn, &steps, &own);
+                            only_respool_selects(current, &steps, &own);
                         }
-                        if worn == target && change == Change::Difference {
+                        if current == target && change == Change::Difference {
                             assert!(steps.is_empty());
                         }
                     }
@@ -513,8 +515,8 @@ mod tests {
             database,
             protocol: Protocol::Resp3,
         };
-        let from = |worn: &State, target: &State, change| {
-            sent(&steps(worn, target, change, &Own::Nobody, "n"))
+        let from = |current: &State, target: &State, change| {
+            sent(&steps(current, target, change, &Own::Nobody, "n"))
         };
         let change = Change::Difference;
         let opened = from(&State::INITIAL, &of("ci", 3), change);
@@ -530,20 +532,20 @@ mod tests {
 
     #[test]
     fn a_client_that_asks_for_a_database_asks_as_itself() {
-        let worn = State {
+        let current = State {
             user: user("ci"),
             ..State::INITIAL
         };
         let target = State {
             database: 5,
-            ..worn.clone()
+            ..current.clone()
         };
-        let asked = steps(&worn, &target, Change::InPlace, &respool(), "n");
+        let asked = steps(&current, &target, Change::InPlace, &respool(), "n");
         assert_eq!(sent(&asked), ["SELECT 5"]);
-        let changed = steps(&worn, &target, Change::Difference, &respool(), "n");
+        let changed = steps(&current, &target, Change::Difference, &respool(), "n");
         let expected = ["AUTH respool secret", "SELECT 5", "AUTH ci secret"];
         assert_eq!(sent(&changed), expected);
-        let changed = steps(&target, &worn, Change::Difference, &Own::Unnamed, "n");
+        let changed = steps(&target, &current, Change::Difference, &Own::Unnamed, "n");
         let expected = ["RESET", "CLIENT SETNAME n", "AUTH ci secret"];
         assert_eq!(sent(&changed), expected);
     }

@@ -7,22 +7,22 @@ use std::sync::Arc;
 use super::state::Credentials;
 use crate::auth::{SecretHash, ServedSecret, ServedSecrets};
 
-/// Entries past which those that nobody is served by any more are looked for, and again at twice as many.
+/// At so many entries those that nobody is served by any more are looked for, and again at twice as many.
 const LOOKED_AT: usize = 64;
 
-/// By the user's name, and by a keyed hash: nearly always one password each, but of a user without a password each client may show
+/// Holds them by the user's name, and by a keyed hash: nearly always one password each, but of a user without a password each client may show
 /// one of its own, and nobody is to pay for the others'.
 #[derive(Debug, Default)]
 pub struct TakenCredentials {
     by_name: HashMap<Box<[u8]>, HashMap<SecretHash, Kept>>,
-    /// How many are kept, of all users.
+    /// Counts those that are kept, of all users.
     kept: usize,
     looked_at: usize,
-    /// What the clients of all workers are served by.
+    /// Holds what the clients of all workers are served by.
     served: Arc<ServedSecrets>,
 }
 
-/// Something that clients of this worker are served by, and that it is known to the others.
+/// Holds something that clients of this worker are served by, and that is known to the others.
 #[derive(Debug)]
 struct Kept {
     credentials: Weak<Credentials>,
@@ -38,7 +38,7 @@ impl TakenCredentials {
         }
     }
 
-    /// The same as what is shown, if somebody is served by it. How long the answer takes tells no more than lengths.
+    /// Returns the same as what is shown, if somebody is served by it. How long the answer takes tells no more than lengths.
     pub fn find(&self, shown: &Credentials) -> Option<Rc<Credentials>> {
         self.find_as(self.hash_of(shown), shown)
     }
@@ -54,13 +54,13 @@ impl TakenCredentials {
         self.served.hash(name, &shown.password)
     }
 
-    /// The users that somebody is.
+    /// Returns the users that somebody is.
     pub fn users(&mut self) -> Vec<Box<[u8]>> {
         self.forget();
         self.by_name.keys().cloned().collect()
     }
 
-    /// All that is shown of one user.
+    /// Returns all that is shown of one user.
     pub fn all_of(&self, user: &[u8]) -> Vec<Rc<Credentials>> {
         let known = self.by_name.get(user).into_iter().flat_map(HashMap::values);
         known
@@ -68,7 +68,7 @@ impl TakenCredentials {
             .collect()
     }
 
-    /// How many users there may be.
+    /// Returns how many users there may be.
     pub fn count(&self) -> usize {
         self.by_name.len()
     }
@@ -82,7 +82,7 @@ impl TakenCredentials {
         });
     }
 
-    /// The server has taken it. Returns what is kept of it.
+    /// Notes that the server has taken it. Returns what is kept of it.
     pub fn keep(&mut self, taken: Rc<Credentials>) -> Rc<Credentials> {
         let hash = self.hash_of(&taken);
         if let Some(known) = self.find_as(hash, &taken) {

@@ -9,28 +9,28 @@ use crate::fences::{Fence, ends_transaction};
 pub enum PinnedCommand {
     /// It is one of the five commands of a transaction.
     Transaction(TransactionCommand),
-    /// SELECT inside MULTI.
+    /// It is SELECT inside MULTI.
     Select {
-        /// The database.
+        /// Is the number of the database.
         database: u32,
-        /// Whether all before it are answered by one frame each, so that its place in EXEC's reply is known.
+        /// Is true where all before it are answered by one frame each, so that its place in EXEC's reply is known.
         has_place: bool,
     },
-    /// CLIENT TRACKING: on, or off.
+    /// It is CLIENT TRACKING: on, or off.
     Tracking(Option<Tracking>),
-    /// A subscription command inside MULTI.
+    /// It is a subscription command inside MULTI.
     Subscribe,
-    /// MONITOR.
+    /// It is MONITOR: if the server takes it, the commands of everybody follow.
     Monitor,
-    /// SCRIPT DEBUG: on, or off.
+    /// It is SCRIPT DEBUG: on, or off.
     Debug(bool),
-    /// A script that the server runs under its debugger.
+    /// It is a script that the server runs under its debugger.
     Debugged,
-    /// What stands inside MULTI for a command that respool answers itself.
+    /// It is what stands inside MULTI for a command that respool answers itself.
     Own,
-    /// A mark right before that, which is no command of the client's.
+    /// It is a mark right before that, which is no command of the client's.
     Mark(Fence),
-    /// Any other command inside MULTI.
+    /// It is any other command inside MULTI.
     Queue,
 }
 
@@ -39,43 +39,43 @@ impl PinnedCommand {
     pub const EXEC: Self = Self::Transaction(TransactionCommand::Exec);
 }
 
-/// What a connection carries beside replies, until it is reset or closed.
+/// Says what a connection carries beside replies, until it is reset or closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stream {
-    /// Messages of channels: a transaction subscribed.
+pub enum StreamKind {
+    /// It carries messages of channels: a transaction subscribed.
     Messages,
-    /// Commands of everybody: MONITOR.
+    /// It carries the commands of everybody: MONITOR.
     Commands,
-    /// What a debugger says, until the server closes the connection.
+    /// It carries what a debugger says, until the server closes the connection.
     Debugger,
 }
 
-/// CLIENT TRACKING that is on.
+/// Says how CLIENT TRACKING is on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tracking {
-    /// BCAST: of all keys with certain prefixes, rather than of those that were read.
+    /// Is true of BCAST: it is of all keys with certain prefixes, rather than of those that were read.
     pub broadcasts: bool,
-    /// REDIRECT: the client, by respool's number, that gets the invalidations.
+    /// Names, by respool's number, the client to which REDIRECT sends the invalidations.
     pub redirect: Option<u64>,
 }
 
-/// Most SELECTs remembered of one transaction; one with more keeps its connection to itself.
+/// So many SELECTs are remembered of one transaction; one with more keeps its connection to itself.
 const MAX_SELECTS: usize = 64;
 
 /// Holds what a server has queued behind a MULTI.
 #[derive(Debug, Default)]
 struct QueuedCommands {
-    /// How many they are.
+    /// Counts them.
     count: u32,
     /// Is set once the server has refused a command: EXEC runs nothing.
     is_spoilt: bool,
-    /// The databases that they select, in order.
+    /// Lists the databases that they select, in order.
     databases: Vec<u32>,
     /// Is set once one of them switches tracking.
     has_tracking: bool,
     /// Is set once one of them subscribes.
     has_messages: bool,
-    /// What respool itself answers of them, or looks at; boxed, since hardly any transaction has such a command.
+    /// Holds what respool itself answers of them, or looks at; boxed, since hardly any transaction has such a command.
     own: Option<Box<OwnElements>>,
 }
 
@@ -97,7 +97,7 @@ pub struct Transaction {
     /// Is true while SCRIPT DEBUG is on: the next EVAL begins a session of the debugger.
     pub debugging: bool,
     /// Says what follows on the connection beside replies.
-    pub stream: Option<Stream>,
+    pub stream: Option<StreamKind>,
 }
 
 impl QueuedCommands {
@@ -161,11 +161,11 @@ impl Transaction {
         match command {
             PinnedCommand::Transaction(command) => self.control_answered(command, is_ok, head),
             PinnedCommand::Tracking(tracking) if is_run => self.tracking = tracking,
-            PinnedCommand::Monitor if is_run => self.stream = Some(Stream::Commands),
+            PinnedCommand::Monitor if is_run => self.stream = Some(StreamKind::Commands),
             PinnedCommand::Debug(on) if is_run => self.debugging = on,
             // Whatever else goes wrong is said by the debugger.
             PinnedCommand::Debugged if head.first() != Some(&b'-') => {
-                self.stream = Some(Stream::Debugger)
+                self.stream = Some(StreamKind::Debugger)
             }
             _ => {}
         }
@@ -190,7 +190,7 @@ impl Transaction {
                     self.selected = queue.databases;
                     self.tracking_unsure |= queue.has_tracking;
                     if queue.has_messages {
-                        self.stream = Some(Stream::Messages);
+                        self.stream = Some(StreamKind::Messages);
                     }
                 }
             }
@@ -198,7 +198,7 @@ impl Transaction {
         }
     }
 
-    /// Whether the connection holds nothing of this client's.
+    /// Tells whether the connection holds nothing of this client's.
     #[inline]
     pub fn is_clear(&self) -> bool {
         self.queue.is_none()
@@ -211,31 +211,31 @@ impl Transaction {
             && self.stream.is_none()
     }
 
-    /// Whether an EXEC would run what was queued, as far as can be told before it is sent: nothing was refused, and no key is
+    /// Tells whether an EXEC would run what was queued, as far as can be told before it is sent: nothing was refused, and no key is
     /// watched that somebody may have changed.
     pub fn is_certain(&self) -> bool {
         !self.watching && self.queue.as_ref().is_some_and(|queue| !queue.is_spoilt)
     }
 
-    /// Whether the database of the connection is not what the session takes it for.
+    /// Tells whether the database of the connection is not what the session takes it for.
     pub fn is_database_unknown(&self) -> bool {
         self.unknown_database || !self.selected.is_empty()
     }
 
-    /// The server is asked to queue something in the place of this request, as [`PinnedCommand::Own`].
+    /// Notes that the server is asked to queue something in the place of this request, as [`PinnedCommand::Own`].
     pub fn ask_own(&mut self, command: OwnCommand, request: &[u8]) {
         if let Some(queue) = &mut self.queue {
             queue.own.get_or_insert_default().ask(command, request);
         }
     }
 
-    /// Whether invalidations may come among the elements of EXEC's reply, as Redis 6.2 sends them to RESP3 clients.
+    /// Tells whether invalidations may come among the elements of EXEC's reply, as Redis 6.2 sends them to RESP3 clients.
     pub fn may_push(&self) -> bool {
         let queues_tracking = || self.queue.as_ref().is_some_and(|queue| queue.has_tracking);
         self.tracking.is_some() || self.tracking_unsure || queues_tracking()
     }
 
-    /// What respool itself answers of it, or looks at.
+    /// Returns what respool itself answers of it, or looks at.
     pub fn own(&self) -> Option<&OwnElements> {
         self.queue.as_ref()?.own.as_deref()
     }
@@ -304,7 +304,7 @@ mod tests {
             assert!(!tx.tracking_unsure && tx.stream.is_none());
             assert_eq!(tx.commands(), 2);
             tx.answered(EXEC, reply);
-            let stream = unsure.then_some(Stream::Messages);
+            let stream = unsure.then_some(StreamKind::Messages);
             assert_eq!((tx.tracking_unsure, tx.stream), (unsure, stream));
             assert_eq!(tx.is_clear(), !unsure);
         }
@@ -320,7 +320,7 @@ mod tests {
         tx.answered(EXEC, b"*1\r\n");
         assert!(tx.is_clear());
         tx.answered(PinnedCommand::Monitor, b"+OK\r\n");
-        assert_eq!(tx.stream, Some(Stream::Commands));
+        assert_eq!(tx.stream, Some(StreamKind::Commands));
     }
 
     #[test]
@@ -339,7 +339,7 @@ mod tests {
         assert!(tx.is_clear());
         tx.answered(PinnedCommand::Debug(true), b"+OK\r\n");
         tx.answered(PinnedCommand::Debugged, b"*2\r\n");
-        assert_eq!(tx.stream, Some(Stream::Debugger));
+        assert_eq!(tx.stream, Some(StreamKind::Debugger));
     }
 
     #[test]

@@ -13,7 +13,7 @@ use crate::texts::{
     NOTHING_TO_DISCARD, QUEUED, ServerVersion, exec_aborted, nesting_spoils, no_nesting,
 };
 
-/// How far it has come.
+/// Says how far it has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
     /// WATCH was answered, and nobody watches.
@@ -28,35 +28,35 @@ enum Stage {
     Lost,
 }
 
-/// A transaction, or a watch, that the server has not been told of.
+/// Holds a transaction, or a watch, that the server has not been told of.
 #[derive(Debug)]
 pub struct UnplacedTransaction {
-    /// What the server said last.
+    /// Holds what the server said last.
     refusal: Vec<u8>,
     stage: Stage,
 }
 
-/// What a client gets for a command of a transaction that a busy server refuses outside of MULTI.
+/// Says what a client gets for a command of a transaction that a busy server refuses outside of MULTI.
 pub enum Begun {
-    /// The reply, and nothing begins.
+    /// It gets this reply, and nothing begins.
     Reply(Vec<u8>),
-    /// `+OK`, and this.
+    /// It gets `+OK`, and this begins.
     Ok(UnplacedTransaction),
 }
 
-/// What a request gets while there is such a transaction.
+/// Says what a request gets while there is such a transaction.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Unplaced {
-    /// What it would get without.
+    /// It gets what it would get without.
     Elsewhere,
-    /// This reply.
+    /// It gets this reply.
     Reply(Vec<u8>),
-    /// This reply, and it is over.
+    /// It gets this reply, and the transaction is over.
     Over(Vec<u8>),
 }
 
 impl UnplacedTransaction {
-    /// What `verb` gets, outside of MULTI, that a busy server refuses with `refusal`, which it would not have done on a connection
+    /// Returns what `verb` gets, outside of MULTI, that a busy server refuses with `refusal`, which it would not have done on a connection
     /// in the client's state.
     pub fn begin(verb: TransactionCommand, refusal: &[u8]) -> Begun {
         let stage = match verb {
@@ -70,37 +70,37 @@ impl UnplacedTransaction {
         Begun::Ok(Self { refusal, stage })
     }
 
-    /// Whether MULTI was answered.
+    /// Tells whether MULTI was answered.
     pub fn is_open(&self) -> bool {
         self.stage != Stage::Watching
     }
 
-    /// Whether the server may be told of it as soon as it lends a connection.
+    /// Tells whether the server may be told of it as soon as it lends a connection.
     pub fn may_be_placed(&self) -> bool {
         matches!(self.stage, Stage::Open | Stage::Spoilt)
     }
 
-    /// MULTI is being sent. True: what makes EXEC fail must follow it.
+    /// Notes that MULTI is being sent. True: what makes EXEC fail must follow it.
     pub fn send(&mut self) -> bool {
         std::mem::replace(&mut self.stage, Stage::Sent) == Stage::Spoilt
     }
 
-    /// Whether MULTI was sent, and is to be asked about.
+    /// Tells whether MULTI was sent, and is to be asked about.
     pub fn is_sent(&self) -> bool {
         self.stage == Stage::Sent
     }
 
-    /// The server has not opened it.
+    /// Notes that the server has not opened it.
     pub fn lose(&mut self) {
         self.stage = Stage::Lost;
     }
 
-    /// The server refuses something with this.
+    /// Notes that the server refuses something with this.
     pub fn hear(&mut self, refusal: &[u8]) {
         self.refusal = refusal.to_vec();
     }
 
-    /// What every command in it is refused with.
+    /// Returns what every command in it is refused with.
     pub fn refuse(&mut self) -> Vec<u8> {
         if self.stage == Stage::Open {
             self.stage = Stage::Spoilt;
@@ -108,7 +108,7 @@ impl UnplacedTransaction {
         self.refusal.clone()
     }
 
-    /// What a request gets that goes to `route`, or has too few or too many words (`wrong`).
+    /// Returns what a request gets that goes to `route`, or has too few or too many words (`wrong`).
     pub fn answer(
         &mut self,
         route: &Route,

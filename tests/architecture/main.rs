@@ -1,7 +1,7 @@
 //! The order of the modules, held: a file imports only from modules that stand above its own in [`ORDER`].
 //!
 //! Also held: no files of a folder need each other in a circle; what stands before [`FIRST_IMPURE`] touches no sockets, clock, files,
-//! environment or threads; no two types share a name but those of [`SHARED_NAMES`]; the page on the architecture lists the modules as
+//! environment or threads; no two types share a name; the page on the architecture lists the modules as
 //! they are, and the tour names what is there; every Rust file opens with a `//!` line that says what it is, and none grows past
 //! [`MAX_LINES`].
 
@@ -140,9 +140,6 @@ const NOT_PURE: &[(&str, &str, &str)] = &[
     ),
 ];
 
-/// Names that types of several files share, each with the rooms in which they stand: to be told apart, and taken from this list then.
-const SHARED_NAMES: &[(&str, &[&str])] = &[("Stream", &["session", "transport"])];
-
 /// A file longer than this is more than one noun.
 const MAX_LINES: usize = 700;
 
@@ -246,26 +243,13 @@ fn no_two_types_share_a_name() {
         }
     }
     let mut problems = Vec::new();
-    let mut unused: Vec<_> = SHARED_NAMES.iter().collect();
     for (name, files) in found.iter().filter(|(_, files)| files.len() > 1) {
-        let rooms: Vec<&str> = files.iter().map(|file| file.module[0].as_str()).collect();
-        let is_allowed = |entry: &&(&str, &[&str])| entry.0 == *name && entry.1 == rooms.as_slice();
-        if SHARED_NAMES.iter().any(|entry| is_allowed(&entry)) {
-            unused.retain(|entry| !is_allowed(entry));
-            continue;
-        }
         let paths: Vec<_> = files
             .iter()
             .map(|file| file.path.display().to_string())
             .collect();
         problems.push(format!("`{name}` is a type in {}", paths.join(", ")));
     }
-    problems.extend(unused.iter().map(|(name, rooms)| {
-        format!(
-            "`{name}` is no type of {} any more; change or drop it in SHARED_NAMES",
-            rooms.join(", ")
-        )
-    }));
     assert!(problems.is_empty(), "\n{}", problems.join("\n"));
 }
 

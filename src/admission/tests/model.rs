@@ -132,10 +132,14 @@ impl Model {
         if self.live.len() + self.handshaking >= MAX_CLIENTS {
             return Err((RefusalReason::MaxClients, false));
         }
-        self.seat(place, now_ms)
+        self.take_place(place, now_ms)
     }
 
-    fn seat(&mut self, place: &(usize, String), now_ms: u64) -> Result<(), (RefusalReason, bool)> {
+    fn take_place(
+        &mut self,
+        place: &(usize, String),
+        now_ms: u64,
+    ) -> Result<(), (RefusalReason, bool)> {
         self.enter(place, now_ms)?;
         self.accepted[place.0] += 1;
         Ok(())
@@ -276,7 +280,7 @@ proptest! {
                 Step::Finish(what) => if let Some(permit) = shaking.pop() {
                     let identity = model_identity(what);
                     let place = model_place(&identity);
-                    let expected = model.seat(&place, now_ms);
+                    let expected = model.take_place(&place, now_ms);
                     match permit.admit(&identity, now) {
                         Ok(permit) => {
                             prop_assert_eq!(expected, Ok(()));

@@ -75,7 +75,7 @@ enum Step {
     Rename(u8, u8),
     Leave(u8),
     Reload(u8),
-    Reseat(u8),
+    Reassign(u8),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -84,7 +84,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (any::<u8>(), any::<u8>()).prop_map(|(who, what)| Step::Rename(who, what)),
         2 => any::<u8>().prop_map(Step::Leave),
         1 => any::<u8>().prop_map(Step::Reload),
-        4 => any::<u8>().prop_map(Step::Reseat),
+        4 => any::<u8>().prop_map(Step::Reassign),
     ]
 }
 
@@ -174,15 +174,15 @@ proptest! {
                     admission.reload(&plan(which));
                     live.iter_mut().for_each(|one| one.is_stale = true);
                 }
-                Step::Reseat(who) if !live.is_empty() => {
+                Step::Reassign(who) if !live.is_empty() => {
                     let who = usize::from(who) % live.len();
                     let one = &mut live[who];
                     let was = one.place.0;
                     one.place = place(which, &one.identity);
                     one.is_stale = false;
-                    prop_assert_eq!(one.permit.reseat(&one.identity), one.place.0 != was);
+                    prop_assert_eq!(one.permit.reassign(&one.identity), one.place.0 != was);
                 }
-                Step::Rename(..) | Step::Leave(_) | Step::Reseat(_) => {}
+                Step::Rename(..) | Step::Leave(_) | Step::Reassign(_) => {}
             }
             check(&admission, which, &live);
         }

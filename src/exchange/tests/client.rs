@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use crate::exchange::{ClientHandle, Ending, Unsent};
 use crate::schedule::AnsweredRequests;
-use crate::session::{PinnedCommand, Stream, Transaction};
+use crate::session::{PinnedCommand, StreamKind, Transaction};
 
 /// What one client got.
 #[derive(Default)]
@@ -74,7 +74,7 @@ impl ClientHandle for ModelClient {
         self.0.transaction.borrow_mut().answered(verb, head);
     }
 
-    fn stream(&self) -> Option<Stream> {
+    fn stream(&self) -> Option<StreamKind> {
         self.0.transaction.borrow().stream
     }
 

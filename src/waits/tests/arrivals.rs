@@ -29,11 +29,11 @@ fn told(script: &mut WaitScript) -> Vec<Vec<u8>> {
 fn refused(server: ServerVersion, line: &str, error: &[u8]) -> (WaitScript, Vec<String>) {
     let mut script = WaitScript::default();
     script.waits.served_by(server);
-    let (_, seat) = script.blocked(line);
+    let (_, connection) = script.blocked(line);
     script.joins(line);
-    script.waits.answered(seat, NULL, script.now);
+    script.waits.answered(connection, NULL, script.now);
     script.wants();
-    script.waits.answered(seat, error, script.now);
+    script.waits.answered(connection, error, script.now);
     let wants = script.wants();
     (script, wants)
 }
@@ -154,12 +154,12 @@ fn who_may_not_ask_for_kinds_waits_on_for_the_one_key_that_is_in_the_way() {
     script.wants();
     script.tried(&[NULL]);
     assert_eq!(script.wants(), ["borrow"]);
-    let seat = script.borrows.remove(0);
-    script.waits.lent(seat, script.now);
+    let connection = script.borrows.remove(0);
+    script.waits.lent(connection, script.now);
     script.wants();
-    script.waits.answered(seat, NULL, script.now);
+    script.waits.answered(connection, NULL, script.now);
     script.wants();
-    script.waits.answered(seat, WRONGTYPE, script.now);
+    script.waits.answered(connection, WRONGTYPE, script.now);
     assert_eq!(script.wants(), ["try TYPE k", "release"], "it may by now");
 }
 

@@ -15,19 +15,19 @@ fn looked(script: &mut WaitScript, answers: &[&[u8]]) {
 /// Has one wait for each of `lines`; the call for all, issued again, is refused.
 fn refused(lines: &[&str]) -> (WaitScript, CallConnectionId) {
     let mut script = WaitScript::default();
-    let (_, seat) = script.blocked(lines[0]);
+    let (_, connection) = script.blocked(lines[0]);
     for line in &lines[1..] {
         script.joins(line);
     }
-    script.waits.answered(seat, NULL, script.now);
+    script.waits.answered(connection, NULL, script.now);
     script.wants();
-    script.waits.answered(seat, WRONGTYPE, script.now);
-    (script, seat)
+    script.waits.answered(connection, WRONGTYPE, script.now);
+    (script, connection)
 }
 
 #[test]
 fn a_key_of_another_kind_is_left_out_until_it_is_none() {
-    let (mut script, seat) = refused(&["BLPOP k 0", "BLPOP j k 0"]);
+    let (mut script, connection) = refused(&["BLPOP k 0", "BLPOP j k 0"]);
     assert_eq!(script.wants(), ["LLEN j, LLEN k"]);
     looked(&mut script, &[b":0\r\n", WRONGTYPE]);
     assert_eq!(script.wants(), ["issue BLPOP j 0"]);
@@ -45,10 +45,10 @@ fn a_key_of_another_kind_is_left_out_until_it_is_none() {
     assert_eq!(script.wants(), ["LLEN k"]);
     looked(&mut script, &[b":1\r\n"]);
     assert_eq!(script.wants(), ["unblock"]);
-    script.waits.answered(seat, NULL, script.now);
+    script.waits.answered(connection, NULL, script.now);
     assert_eq!(script.wants(), ["issue BLPOP k j 0"]);
     let popped = crate::resp::speak::encode_request(&["k", "v"]);
-    script.waits.answered(seat, &popped, script.now);
+    script.waits.answered(connection, &popped, script.now);
     assert_eq!(script.wants()[0], "tell k v");
     assert_eq!(script.waits.waiting(), 1, "the first in line has it");
 }
@@ -80,14 +80,14 @@ fn who_comes_is_not_held_up_by_such_keys() {
     assert_eq!(script.wants(), ["release"]);
     script.joins("BLPOP other 0");
     assert_eq!(script.wants(), ["borrow"], "at once");
-    let seat = script.borrows.remove(0);
-    script.waits.lent(seat, script.now);
+    let connection = script.borrows.remove(0);
+    script.waits.lent(connection, script.now);
     assert_eq!(script.wants(), ["issue BLPOP other 0"]);
     // One that has found nothing has found that it is not in the way.
     script.joins("BLPOP k 0");
     script.pass(super::super::SETTLING_MICROS);
     assert_eq!(script.wants(), ["unblock"]);
-    script.waits.answered(seat, NULL, script.now);
+    script.waits.answered(connection, NULL, script.now);
     assert_eq!(script.wants(), ["issue BLPOP k other 0"]);
 }
 
@@ -103,8 +103,8 @@ fn a_try_that_is_refused_leaves_keys_out_as_well() {
     assert_eq!(script.wants(), ["LLEN a, LLEN b"]);
     looked(&mut script, &[b":0\r\n", WRONGTYPE]);
     script.wants();
-    let seat = script.borrows.pop().expect("it is wanted again");
-    script.waits.lent(seat, script.now);
+    let connection = script.borrows.pop().expect("it is wanted again");
+    script.waits.lent(connection, script.now);
     assert_eq!(script.wants(), ["issue BLPOP a 0"]);
 }
 
@@ -157,12 +157,12 @@ fn a_look_that_is_lost_is_made_again_and_a_server_that_is_away_is_told_of() {
 #[test]
 fn looks_take_a_small_share_of_the_servers_time() {
     let mut script = WaitScript::default();
-    let (_, seat) = script.blocked("BLPOP first 0");
+    let (_, connection) = script.blocked("BLPOP first 0");
     for client in 0..40 {
         let keys: Vec<_> = (0..50).map(|key| format!("{client}:{key}")).collect();
         script.joins(&format!("BLPOP {} 0", keys.join(" ")));
     }
-    script.waits.answered(seat, NULL, script.now);
+    script.waits.answered(connection, NULL, script.now);
     script.wants();
     let (mut looks, mut issued, mut refusals) = (0, 0, 0);
     while script.now < 20 * SECOND {
@@ -176,11 +176,11 @@ fn looks_take_a_small_share_of_the_servers_time() {
             let answers = WRONGTYPE.repeat(calls + 2);
             script.waits.tried(attempt, &answers, script.now);
         }
-        if script.waits.unblocking().contains(&seat) {
-            script.waits.answered(seat, NULL, script.now);
+        if script.waits.unblocking().contains(&connection) {
+            script.waits.answered(connection, NULL, script.now);
         } else if refusals < 3 {
             refusals += 1;
-            script.waits.answered(seat, WRONGTYPE, script.now);
+            script.waits.answered(connection, WRONGTYPE, script.now);
         }
         script.pass(1_000);
     }

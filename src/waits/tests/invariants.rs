@@ -111,8 +111,8 @@ impl<S: Clone + PartialEq> BlockingCalls<S> {
     }
 
     /// Checks the same of a call just issued, and of what goes ahead of it.
-    pub(super) fn check_issued(&self, seat: CallConnectionId) {
-        let (class, keys) = self.issued(seat);
+    pub(super) fn check_issued(&self, connection: CallConnectionId) {
+        let (class, keys) = self.issued(connection);
         let Some(class) = class.and_then(|class| self.blocked.classes.get(&class)) else {
             return;
         };
@@ -143,10 +143,10 @@ impl<S: Clone + PartialEq> BlockingCalls<S> {
 
     /// Returns where a call is asked to end.
     pub(super) fn unblocking(&self) -> Vec<CallConnectionId> {
-        let seats = self.connections.all.iter();
-        let asked = seats.filter(|(_, seat)| {
+        let connections = self.connections.all.iter();
+        let asked = connections.filter(|(_, connection)| {
             matches!(
-                seat.phase,
+                connection.phase,
                 CallPhase::Calling {
                     is_unblocking: true,
                     ..
@@ -156,7 +156,7 @@ impl<S: Clone + PartialEq> BlockingCalls<S> {
         asked.map(|(id, _)| *id).collect()
     }
 
-    pub(super) fn seats(&self) -> impl Iterator<Item = CallConnectionId> {
+    pub(super) fn connections(&self) -> impl Iterator<Item = CallConnectionId> {
         self.connections.all.keys().copied()
     }
 
@@ -169,8 +169,8 @@ impl<S: Clone + PartialEq> BlockingCalls<S> {
                 *pops.entry(LineKey::clone(key)).or_default() += attempt.count as usize;
             }
         }
-        for seat in self.connections.all.keys() {
-            if let (Some(class), keys) = self.issued(*seat)
+        for connection in self.connections.all.keys() {
+            if let (Some(class), keys) = self.issued(*connection)
                 && class == id
             {
                 for key in keys {
@@ -184,8 +184,8 @@ impl<S: Clone + PartialEq> BlockingCalls<S> {
     /// Tells whether the call issued for the class that has this connection is about a key, or is one of equal calls about
     /// it.
     #[cfg(test)]
-    pub(super) fn asks_for(&self, seat: CallConnectionId, key: &str) -> bool {
-        let (class, keys) = self.issued(seat);
+    pub(super) fn asks_for(&self, connection: CallConnectionId, key: &str) -> bool {
+        let (class, keys) = self.issued(connection);
         let call = class.and_then(|class| self.blocked.classes.get(&class));
         let equal = call.is_some_and(|class| {
             let text = String::from_utf8_lossy(&class.identity).into_owned();

@@ -6,31 +6,31 @@ use crate::waits::POLL_MICROS;
 #[test]
 fn a_call_is_ended_and_issued_anew_on_another_connection() {
     let mut script = WaitScript::default();
-    let (_, seat) = script.blocked("BLPOP a 0");
+    let (_, connection) = script.blocked("BLPOP a 0");
     assert_eq!(script.wants(), ["issue BLPOP a 0"]);
-    script.waits.vacate(seat, script.now);
-    script.waits.vacate(seat, script.now);
+    script.waits.vacate(connection, script.now);
+    script.waits.vacate(connection, script.now);
     assert_eq!(script.wants(), ["unblock"], "once");
     script
         .waits
-        .answered(seat, crate::texts::UNBLOCKED, script.now);
+        .answered(connection, crate::texts::UNBLOCKED, script.now);
     assert_eq!(script.wants(), ["release", "borrow"]);
     let other = script.borrows.remove(0);
     script.waits.lent(other, script.now);
     assert_eq!(script.wants(), ["issue BLPOP a 0"]);
-    script.waits.vacate(seat, script.now);
+    script.waits.vacate(connection, script.now);
     assert_eq!(script.wants(), [""; 0], "it is not there any more");
 }
 
 #[test]
 fn an_element_that_came_first_is_told_all_the_same() {
     let mut script = WaitScript::default();
-    let (_, seat) = script.blocked("BLPOP a 0");
+    let (_, connection) = script.blocked("BLPOP a 0");
     script.wants();
-    script.waits.vacate(seat, script.now);
+    script.waits.vacate(connection, script.now);
     script.wants();
     let element = crate::resp::speak::encode_request(&["a", "1"]);
-    script.waits.answered(seat, &element, script.now);
+    script.waits.answered(connection, &element, script.now);
     assert_eq!(script.wants(), ["tell a 1", "release"]);
     assert_eq!(script.waits.waiting(), 0);
 }
@@ -41,9 +41,9 @@ fn who_has_waited_does_not_learn_that_a_server_was_demoted() {
     let readonly = b"-READONLY You can't write against a read only replica.\r\n";
     for answer in [&forced[..], readonly] {
         let mut script = WaitScript::default();
-        let (_, seat) = script.blocked("BLPOP a 0");
+        let (_, connection) = script.blocked("BLPOP a 0");
         script.wants();
-        script.waits.answered(seat, answer, script.now);
+        script.waits.answered(connection, answer, script.now);
         assert!(!script.wants().iter().any(|want| want.starts_with("tell")));
         assert_eq!(script.waits.waiting(), 1);
         script.pass(POLL_MICROS);

@@ -103,19 +103,19 @@ impl WaitWorld {
             self.leave_as(id);
         }
         self.calm(1_000_000);
-        assert!(self.server.blocked_calls().is_empty() && self.seats.is_empty());
+        assert!(self.server.blocked_calls().is_empty() && self.connections.is_empty());
         assert!(self.waits.is_empty(), "something is kept of nobody");
     }
 }
 
 impl WaitWorld {
     /// Holds a call back, and what stands ahead of it, since a pause is believed to be in force.
-    pub(super) fn put_off(&mut self, seat: CallConnectionId, ahead: Option<TryId>) {
+    pub(super) fn put_off(&mut self, connection: CallConnectionId, ahead: Option<TryId>) {
         if let Some(attempt) = ahead {
             let failure = TryFailure::Lost { sent: false };
             self.waits.failed(attempt, failure, self.now);
         }
-        self.waits.put_off(seat, self.now);
+        self.waits.put_off(connection, self.now);
     }
 
     /// Has the server unblock a call that nobody asked it to unblock.

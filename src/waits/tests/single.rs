@@ -50,10 +50,8 @@ impl WaitScript {
                         });
                     }
                 }
-                WaitAction::Borrow {
-                    connection: seat, ..
-                } => {
-                    self.borrows.push(seat);
+                WaitAction::Borrow { connection, .. } => {
+                    self.borrows.push(connection);
                     all.push("borrow".to_owned());
                 }
                 WaitAction::Issue { ahead, call, .. } => {
@@ -116,9 +114,9 @@ impl WaitScript {
         self.wants();
         self.tried(&[NULL]);
         assert_eq!(self.wants(), ["borrow"]);
-        let seat = self.borrows.remove(0);
-        self.waits.lent(seat, self.now);
-        (waiter, seat)
+        let connection = self.borrows.remove(0);
+        self.waits.lent(connection, self.now);
+        (waiter, connection)
     }
 
     /// Has another one join the line.
@@ -159,7 +157,7 @@ impl WaitScript {
 #[test]
 fn a_call_covers_who_joins_and_lets_go_of_who_leaves() {
     let mut script = WaitScript::default();
-    let (_, seat) = script.blocked("BLPOP a 0");
+    let (_, connection) = script.blocked("BLPOP a 0");
     assert_eq!(script.wants(), ["issue BLPOP a 0"]);
     let second = script.joins("BLPOP b a 0");
     assert_eq!(script.wants(), [""; 0], "more may come");
@@ -167,43 +165,49 @@ fn a_call_covers_who_joins_and_lets_go_of_who_leaves() {
     assert_eq!(script.wants(), ["unblock"]);
     script.joins("BLPOP c 0");
     assert_eq!(script.wants(), [""; 0], "one unblock is enough");
-    script.waits.answered(seat, NULL, script.now);
+    script.waits.answered(connection, NULL, script.now);
     assert_eq!(script.wants(), ["issue BLPOP a b c 0"]);
     script.joins("BLPOP a c 0");
     assert_eq!(script.wants(), [""; 0], "it is covered already");
     script.waits.leave(second, script.now);
     script.pass(super::super::SETTLING_MICROS);
     assert_eq!(script.wants(), ["unblock"]);
-    script.waits.answered(seat, NULL, script.now);
+    script.waits.answered(connection, NULL, script.now);
     assert_eq!(script.wants(), ["issue BLPOP a c 0"]);
 }
 
 #[test]
 fn the_first_in_line_for_the_key_is_served() {
     let mut script = WaitScript::default();
-    let (_, seat) = script.blocked("BLPOP a 0");
+    let (_, connection) = script.blocked("BLPOP a 0");
     script.joins("BLPOP b 0");
     script.joins("BLPOP a b 0");
-    script.waits.answered(seat, NULL, script.now);
+    script.waits.answered(connection, NULL, script.now);
     script.wants();
-    script.waits.answered(seat, &pair("b", "1"), script.now);
+    script
+        .waits
+        .answered(connection, &pair("b", "1"), script.now);
     // The third stands in line for it too, and the call itself is all it can use.
     assert_eq!(script.wants(), ["tell b 1", "issue BLPOP a b 0"]);
-    script.waits.answered(seat, &pair("b", "2"), script.now);
+    script
+        .waits
+        .answered(connection, &pair("b", "2"), script.now);
     assert_eq!(script.wants(), ["tell b 2", "issue BLPOP a 0"]);
 }
 
 #[test]
 fn tries_ahead_double_while_all_succeed() {
     let mut script = WaitScript::default();
-    let (_, seat) = script.blocked("BLPOP a 0");
+    let (_, connection) = script.blocked("BLPOP a 0");
     for _ in 0..200 {
         script.joins("BLPOP a 0");
     }
     script.wants();
     let mut counts = Vec::new();
     for _ in 0..4 {
-        script.waits.answered(seat, &pair("a", "x"), script.now);
+        script
+            .waits
+            .answered(connection, &pair("a", "x"), script.now);
         script.wants();
         let count = script.tries[0].1;
         counts.push(count);
@@ -211,13 +215,17 @@ fn tries_ahead_double_while_all_succeed() {
         script.tried(&vec![&element[..]; count]);
     }
     assert_eq!(counts, [1, 2, 4, 8]);
-    script.waits.answered(seat, &pair("a", "x"), script.now);
+    script
+        .waits
+        .answered(connection, &pair("a", "x"), script.now);
     script.wants();
     let mut answers = vec![NULL; script.tries[0].1];
     let element = pair("a", "y");
     answers[0] = &element;
     script.tried(&answers);
-    script.waits.answered(seat, &pair("a", "x"), script.now);
+    script
+        .waits
+        .answered(connection, &pair("a", "x"), script.now);
     script.wants();
     assert_eq!(script.tries[0].1, 1, "one of them found nothing");
 }
@@ -225,13 +233,15 @@ fn tries_ahead_double_while_all_succeed() {
 #[test]
 fn large_elements_are_not_gathered_by_the_dozen() {
     let mut script = WaitScript::default();
-    let (_, seat) = script.blocked("BLPOP a 0");
+    let (_, connection) = script.blocked("BLPOP a 0");
     for _ in 0..200 {
         script.joins("BLPOP a 0");
     }
     let large = "x".repeat(400 * 1024);
     for _ in 0..4 {
-        script.waits.answered(seat, &pair("a", &large), script.now);
+        script
+            .waits
+            .answered(connection, &pair("a", &large), script.now);
         script.wants();
         assert!(script.tries[0].1 <= 2);
         let element = pair("a", &large);
@@ -243,7 +253,7 @@ fn large_elements_are_not_gathered_by_the_dozen() {
 #[test]
 fn null_is_told_when_no_element_can_come_any_more() {
     let mut script = WaitScript::default();
-    let (_, seat) = script.blocked("BLPOP a 1");
+    let (_, connection) = script.blocked("BLPOP a 1");
     script.joins("BLPOP a 1");
     script.wants();
     script.pass(SECOND - 1);
@@ -251,14 +261,16 @@ fn null_is_told_when_no_element_can_come_any_more() {
     script.pass(1);
     // The first is told, for the second could take an element; the second is the last who could.
     assert_eq!(script.wants(), ["tell Null", "unblock"]);
-    script.waits.answered(seat, &pair("a", "late"), script.now);
+    script
+        .waits
+        .answered(connection, &pair("a", "late"), script.now);
     assert_eq!(script.wants(), ["tell a late", "release"]);
 }
 
 #[test]
 fn unblocked_is_told_with_its_error() {
     let mut script = WaitScript::default();
-    let (first, seat) = script.blocked("BZPOPMIN z 0");
+    let (first, connection) = script.blocked("BZPOPMIN z 0");
     script.wants();
     assert!(script.waits.unblock(first, UnblockMode::Error, script.now));
     assert!(
@@ -269,18 +281,18 @@ fn unblocked_is_told_with_its_error() {
     assert_eq!(script.wants(), ["unblock"]);
     script
         .waits
-        .answered(seat, crate::texts::UNBLOCKED, script.now);
+        .answered(connection, crate::texts::UNBLOCKED, script.now);
     assert_eq!(script.wants(), ["tell Unblocked", "release"]);
 }
 
 #[test]
 fn only_whose_own_try_is_refused_learns_of_it() {
     let mut script = WaitScript::default();
-    let (_, seat) = script.blocked("BLPOP a 0");
+    let (_, connection) = script.blocked("BLPOP a 0");
     script.joins("BLPOP b 0");
-    script.waits.answered(seat, NULL, script.now);
+    script.waits.answered(connection, NULL, script.now);
     script.wants();
-    script.waits.answered(seat, NOPERM, script.now);
+    script.waits.answered(connection, NOPERM, script.now);
     assert_eq!(
         script.wants(),
         ["try BLPOP a 0.002", "try BLPOP b 0.002", "release"]
@@ -303,40 +315,40 @@ fn a_refusal_that_repeats_the_call_is_told_with_the_callers_own_words() {
 #[test]
 fn what_is_refused_only_together_is_asked_for_apart() {
     let mut script = WaitScript::default();
-    let (_, seat) = script.blocked("BLPOP a 0");
+    let (_, connection) = script.blocked("BLPOP a 0");
     script.joins("BLPOP b 0");
-    script.waits.answered(seat, NULL, script.now);
+    script.waits.answered(connection, NULL, script.now);
     script.wants();
     for _ in 0..2 {
-        let seat = script.waits.seats().next().expect("one is lent");
+        let connection = script.waits.connections().next().expect("one is lent");
         script
             .waits
-            .answered(seat, b"-CROSSSLOT no\r\n", script.now);
+            .answered(connection, b"-CROSSSLOT no\r\n", script.now);
         script.wants();
         script.tried(&[NULL]);
         script.tried(&[NULL]);
         script.wants();
-        let seat = script.borrows.remove(0);
-        script.waits.lent(seat, script.now);
+        let connection = script.borrows.remove(0);
+        script.waits.lent(connection, script.now);
     }
     assert_eq!(script.wants(), ["issue BLPOP a 0.100"]);
-    let seat = script.waits.seats().next().expect("one is lent");
-    script.waits.answered(seat, NULL, script.now);
+    let connection = script.waits.connections().next().expect("one is lent");
+    script.waits.answered(connection, NULL, script.now);
     assert_eq!(script.wants(), ["issue BLPOP b 0.100"]);
 }
 
 #[test]
 fn who_might_have_got_what_was_lost_is_told_and_nobody_else() {
     let mut script = WaitScript::default();
-    let (_, seat) = script.blocked("BLPOP a 0");
+    let (_, connection) = script.blocked("BLPOP a 0");
     script.joins("BLPOP a 0");
     script.wants();
-    script.waits.lost(seat, false, script.now);
+    script.waits.lost(connection, false, script.now);
     assert_eq!(script.wants(), ["borrow"], "it was never sent");
-    let seat = script.borrows.remove(0);
-    script.waits.lent(seat, script.now);
+    let connection = script.borrows.remove(0);
+    script.waits.lent(connection, script.now);
     script.wants();
-    script.waits.lost(seat, true, script.now);
+    script.waits.lost(connection, true, script.now);
     assert_eq!(script.wants(), ["tell Lost", "borrow"], "the other stays");
     script.arrive("BLPOP c 0");
     script.wants();
@@ -355,15 +367,17 @@ fn who_might_have_got_what_was_lost_is_told_and_nobody_else() {
 #[test]
 fn a_reading_call_answers_all_and_is_asked_again_when_lost() {
     let mut script = WaitScript::default();
-    let (_, seat) = script.blocked("XREAD BLOCK 0 STREAMS s 5-1");
+    let (_, connection) = script.blocked("XREAD BLOCK 0 STREAMS s 5-1");
     script.joins("XREAD BLOCK 900 STREAMS s 5-1");
     script.wants();
-    script.waits.lost(seat, true, script.now);
+    script.waits.lost(connection, true, script.now);
     assert_eq!(script.wants(), ["borrow"]);
-    let seat = script.borrows.remove(0);
-    script.waits.lent(seat, script.now);
+    let connection = script.borrows.remove(0);
+    script.waits.lent(connection, script.now);
     assert_eq!(script.wants(), ["issue XREAD BLOCK 0 STREAMS s 5-1"]);
-    script.waits.answered(seat, &pair("s", "5-2"), script.now);
+    script
+        .waits
+        .answered(connection, &pair("s", "5-2"), script.now);
     assert_eq!(script.wants(), ["tell s 5-2", "tell s 5-2", "release"]);
 }
 
@@ -386,7 +400,7 @@ fn the_last_entry_is_resolved_before_the_first_try() {
 #[test]
 fn what_is_too_large_to_gather_is_read_on_an_own_connection() {
     let mut script = WaitScript::default();
-    let (_, seat) = script.blocked("XREAD BLOCK 0 STREAMS s 5-1");
+    let (_, connection) = script.blocked("XREAD BLOCK 0 STREAMS s 5-1");
     script.arrive("XREAD BLOCK 0 STREAMS s 5-1");
     script.wants();
     let (attempt, _) = script.tries.remove(0);
@@ -395,7 +409,7 @@ fn what_is_too_large_to_gather_is_read_on_an_own_connection() {
         .failed(attempt, TryFailure::TooLarge, script.now);
     let both = ["tell OwnConnection", "tell OwnConnection", "unblock"];
     assert_eq!(script.wants(), both);
-    script.waits.too_large(seat, script.now);
+    script.waits.too_large(connection, script.now);
     assert_eq!(script.wants(), ["release"]);
     script.blocked("BLPOP a 0");
     script.arrive("BLPOP a 0");
@@ -421,19 +435,19 @@ fn a_user_who_may_not_run_transactions_needs_a_connection() {
 #[test]
 fn classes_share_a_seat_by_turns() {
     let mut script = WaitScript::default();
-    let (_, seat) = script.blocked("BLMOVE a x LEFT LEFT 0");
+    let (_, connection) = script.blocked("BLMOVE a x LEFT LEFT 0");
     assert_eq!(script.wants(), ["issue BLMOVE a x LEFT LEFT 0"]);
     script.joins("BLMOVE b x LEFT LEFT 0");
     assert_eq!(script.wants(), ["borrow"]);
     // Nothing is lent, so the first gives way after its turn.
     assert_eq!(script.until_wanted(), ["unblock"]);
-    script.waits.answered(seat, NULL, script.now);
+    script.waits.answered(connection, NULL, script.now);
     assert_eq!(script.wants(), ["issue BLMOVE b x LEFT LEFT 0.100"]);
     let issued = script.now;
     assert_eq!(script.until_wanted(), ["unblock"]);
     let own_end = super::super::MAX_SLICE_MICROS + super::super::GRACE_MICROS;
     assert_eq!(script.now, issued + own_end, "the server ends it by itself");
-    script.waits.answered(seat, NULL, script.now);
+    script.waits.answered(connection, NULL, script.now);
     assert_eq!(script.wants(), ["issue BLMOVE a x LEFT LEFT 0.100"]);
 }
 
@@ -520,7 +534,7 @@ fn what_was_popped_for_nobody_goes_back() {
 #[test]
 fn a_seat_is_given_back_when_others_want_a_connection() {
     let mut script = WaitScript::default();
-    let (_, seat) = script.blocked("BLPOP a 0");
+    let (_, connection) = script.blocked("BLPOP a 0");
     script.wants();
     script.waits.yield_to(1, script.now);
     assert_eq!(script.wants(), [""; 0], "it has just been lent");
@@ -528,7 +542,7 @@ fn a_seat_is_given_back_when_others_want_a_connection() {
     script.waits.yield_to(1, script.now);
     script.waits.yield_to(1, script.now);
     assert_eq!(script.wants(), ["unblock"]);
-    script.waits.answered(seat, NULL, script.now);
+    script.waits.answered(connection, NULL, script.now);
     assert_eq!(script.wants(), ["release", "borrow"]);
 }
 
@@ -546,10 +560,10 @@ fn who_waits_for_very_many_keys_slows_nobody() {
 fn who_has_waited_does_not_learn_what_passes() {
     let loading = b"-LOADING the dataset\r\n";
     let mut script = WaitScript::default();
-    let (_, seat) = script.blocked("BLPOP a 0");
+    let (_, connection) = script.blocked("BLPOP a 0");
     script.joins("BLPOP a 0");
     script.wants();
-    script.waits.answered(seat, loading, script.now);
+    script.waits.answered(connection, loading, script.now);
     assert_eq!(script.wants(), ["release"], "it is not asked again at once");
     script.arrive("BLPOP a 0");
     script.wants();
@@ -565,11 +579,11 @@ fn who_has_waited_does_not_learn_what_passes() {
     script.wants();
     script.tried(&[&pair("a", "1")]);
     assert_eq!(script.wants(), ["tell a 1", "borrow"]);
-    let seat = script.borrows.remove(0);
-    script.waits.lent(seat, script.now);
+    let connection = script.borrows.remove(0);
+    script.waits.lent(connection, script.now);
     script.wants();
     // Each asks for itself: the server is as busy as before.
-    script.waits.answered(seat, NOPERM, script.now);
+    script.waits.answered(connection, NOPERM, script.now);
     script.wants();
     let (attempt, _) = script.tries.pop().expect("a try for itself");
     let busy = b"+OK\r\n+QUEUED\r\n-EXECABORT Transaction discarded because of: BUSY no\r\n";
@@ -583,9 +597,9 @@ fn a_state_refused_for_a_while_is_no_end_of_a_wait() {
     let mut script = WaitScript::default();
     script.joins("BLPOP a 0");
     script.wants();
-    let seat = script.borrows.remove(0);
+    let connection = script.borrows.remove(0);
     let why = NotLent::Refused(loading.clone());
-    script.waits.not_lent(seat, why, script.now);
+    script.waits.not_lent(connection, why, script.now);
     assert_eq!(script.wants(), [""; 0]);
     script.pass(super::super::POLL_MICROS);
     script.wants();
@@ -605,8 +619,8 @@ fn a_try_that_fails_is_no_matter_to_a_class_with_a_seat() {
     let Some(WaitAction::Try { attempt, .. }) = script.waits.next_action() else {
         panic!("it is tried");
     };
-    let seat = script.borrows.remove(0);
-    script.waits.lent(seat, script.now);
+    let connection = script.borrows.remove(0);
+    script.waits.lent(connection, script.now);
     assert_eq!(script.wants(), ["issue BLPOP a 0"]);
     let failure = TryFailure::Unreachable;
     script.waits.failed(attempt, failure, script.now);
@@ -627,8 +641,8 @@ fn a_class_borrows_for_any_group_of_its_clients() {
     script.find_nothing();
     script.wants();
     // The first group has nothing to lend, the second has.
-    let seat = script.borrows.remove(1);
-    script.waits.lent(seat, script.now);
+    let connection = script.borrows.remove(1);
+    script.waits.lent(connection, script.now);
     assert_eq!(script.wants(), ["issue BLPOP a b 0"]);
 }
 
@@ -660,13 +674,17 @@ fn many_classes_are_tried_less_often() {
 #[test]
 fn what_was_popped_for_nobody_keeps_its_order() {
     let mut script = WaitScript::default();
-    let (first, seat) = script.blocked("BLPOP a 0");
+    let (first, connection) = script.blocked("BLPOP a 0");
     let others: Vec<WaiterId> = (0..7).map(|_| script.joins("BLPOP a 0")).collect();
     script.wants();
-    script.waits.answered(seat, &pair("a", "1"), script.now);
+    script
+        .waits
+        .answered(connection, &pair("a", "1"), script.now);
     script.wants();
     script.tried(&[&pair("a", "2")]);
-    script.waits.answered(seat, &pair("a", "3"), script.now);
+    script
+        .waits
+        .answered(connection, &pair("a", "3"), script.now);
     assert_eq!(script.wants()[2..], ["ahead 2", "issue BLPOP a 0"]);
     assert!(first < others[0]);
     for other in others {
@@ -675,6 +693,8 @@ fn what_was_popped_for_nobody_keeps_its_order() {
     script.wants();
     script.tried(&[&pair("a", "4"), &pair("a", "5")]);
     assert_eq!(script.wants(), [""; 0], "another may have been popped");
-    script.waits.answered(seat, &pair("a", "6"), script.now);
+    script
+        .waits
+        .answered(connection, &pair("a", "6"), script.now);
     assert_eq!(script.wants(), ["return LPUSH a 6 5 4", "release"]);
 }

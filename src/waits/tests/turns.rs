@@ -13,22 +13,22 @@ fn crowd(script: &mut WaitScript, clients: usize) -> CallConnectionId {
         script.joins(&call(client));
     }
     script.wants();
-    let seat = script.borrows.remove(0);
-    script.waits.lent(seat, script.now);
-    seat
+    let connection = script.borrows.remove(0);
+    script.waits.lent(connection, script.now);
+    connection
 }
 
 #[test]
 fn more_keys_than_one_call_takes_are_asked_for_in_turn() {
     let mut script = WaitScript::default();
-    let seat = crowd(&mut script, 25);
+    let connection = crowd(&mut script, 25);
     let count = |wants: &[String]| wants[0].split(' ').count() - 3;
     assert_eq!(count(&script.wants()), 1024);
     script.pass(super::super::MAX_SLICE_MICROS);
     assert_eq!(script.wants(), [""; 0], "the server ends it by itself");
     script.pass(super::super::GRACE_MICROS);
     assert_eq!(script.wants(), ["unblock"]);
-    script.waits.answered(seat, NULL, script.now);
+    script.waits.answered(connection, NULL, script.now);
     let wants = script.wants();
     assert!(wants[0].contains(" k1024 "), "{}", wants[0]);
     assert_eq!(count(&wants), 1024);
@@ -37,7 +37,7 @@ fn more_keys_than_one_call_takes_are_asked_for_in_turn() {
 #[test]
 fn every_key_is_asked_about_twice_a_second_and_no_more_often_than_they_may_be() {
     let mut script = WaitScript::default();
-    let seat = crowd(&mut script, 160);
+    let connection = crowd(&mut script, 160);
     let mut asked = std::collections::BTreeSet::new();
     let mut spent = 0;
     while script.now <= SECOND / 2 {
@@ -47,7 +47,7 @@ fn every_key_is_asked_about_twice_a_second_and_no_more_often_than_they_may_be() 
             asked.extend(keys);
         }
         assert_eq!(script.until_wanted(), ["unblock"]);
-        script.waits.answered(seat, NULL, script.now);
+        script.waits.answered(connection, NULL, script.now);
     }
     assert!(asked.len() >= 9_600, "{} of 9600", asked.len());
     // A microsecond each.
@@ -57,7 +57,7 @@ fn every_key_is_asked_about_twice_a_second_and_no_more_often_than_they_may_be() 
 #[test]
 fn who_comes_and_goes_ends_no_call_more_often_than_it_can_be_asked() {
     let mut script = WaitScript::default();
-    let seat = crowd(&mut script, 16);
+    let connection = crowd(&mut script, 16);
     script.wants();
     let mut unblocked = 0;
     for number in 0..1_000 {
@@ -66,7 +66,7 @@ fn who_comes_and_goes_ends_no_call_more_often_than_it_can_be_asked() {
         script.pass(100);
         if script.wants().contains(&"unblock".to_owned()) {
             unblocked += 1;
-            script.waits.answered(seat, NULL, script.now);
+            script.waits.answered(connection, NULL, script.now);
             script.wants();
         }
     }
@@ -76,10 +76,10 @@ fn who_comes_and_goes_ends_no_call_more_often_than_it_can_be_asked() {
 #[test]
 fn the_next_in_line_for_another_key_of_the_first_has_lost_nothing() {
     let mut script = WaitScript::default();
-    let (_, seat) = script.blocked("BLPOP a b 0");
+    let (_, connection) = script.blocked("BLPOP a b 0");
     script.joins("BLPOP b 0");
     script.wants();
-    script.waits.lost(seat, true, script.now);
+    script.waits.lost(connection, true, script.now);
     assert_eq!(script.wants(), ["tell Lost", "borrow"]);
     assert_eq!(script.waits.waiting(), 1);
 }
@@ -87,10 +87,10 @@ fn the_next_in_line_for_another_key_of_the_first_has_lost_nothing() {
 #[test]
 fn keys_are_asked_for_in_the_order_of_the_first_in_line() {
     let mut script = WaitScript::default();
-    let (_, seat) = script.blocked("BRPOP z-high a-low 0");
+    let (_, connection) = script.blocked("BRPOP z-high a-low 0");
     assert_eq!(script.wants(), ["issue BRPOP z-high a-low 0"]);
     script.joins("BRPOP c a-low b 0");
-    script.waits.answered(seat, NULL, script.now);
+    script.waits.answered(connection, NULL, script.now);
     assert_eq!(script.wants(), ["issue BRPOP z-high a-low c b 0"]);
 }
 
@@ -100,8 +100,8 @@ fn one_class_without_a_seat_ends_one_call() {
     for name in ["a", "b", "c"] {
         script.joins(&format!("BLMOVE {name} x LEFT LEFT 0"));
         script.wants();
-        let seat = script.borrows.remove(0);
-        script.waits.lent(seat, script.now);
+        let connection = script.borrows.remove(0);
+        script.waits.lent(connection, script.now);
         script.wants();
     }
     script.pass(1_000_000);
@@ -116,27 +116,27 @@ fn one_class_without_a_seat_ends_one_call() {
 #[test]
 fn what_was_refused_once_is_asked_for_together_again() {
     let mut script = WaitScript::default();
-    let (_, mut seat) = script.blocked("BLPOP a 0");
+    let (_, mut connection) = script.blocked("BLPOP a 0");
     script.joins("BLPOP b 0");
-    script.waits.answered(seat, NULL, script.now);
+    script.waits.answered(connection, NULL, script.now);
     script.wants();
     for _ in 0..2 {
         script
             .waits
-            .answered(seat, b"-CROSSSLOT no\r\n", script.now);
+            .answered(connection, b"-CROSSSLOT no\r\n", script.now);
         script.wants();
         script.tried(&[NULL]);
         script.tried(&[NULL]);
         script.wants();
-        seat = script.borrows.remove(0);
-        script.waits.lent(seat, script.now);
+        connection = script.borrows.remove(0);
+        script.waits.lent(connection, script.now);
     }
     let mut issued = script.wants();
     let mut answers = 0;
     while !issued[0].starts_with("issue BLPOP a b") {
         answers += 1;
         assert!(answers < 100, "{issued:?}");
-        script.waits.answered(seat, NULL, script.now);
+        script.waits.answered(connection, NULL, script.now);
         issued = script.wants();
     }
     assert!(answers > 8, "not at once");
@@ -144,15 +144,15 @@ fn what_was_refused_once_is_asked_for_together_again() {
 
 /// Lends connections to as many classes as want one, up to `most`. Returns them.
 fn lend(script: &mut WaitScript, most: usize) -> Vec<CallConnectionId> {
-    let mut seats = Vec::new();
+    let mut connections = Vec::new();
     script.wants();
-    while seats.len() < most && !script.borrows.is_empty() {
-        let seat = script.borrows.remove(0);
-        script.waits.lent(seat, script.now);
-        seats.push(seat);
+    while connections.len() < most && !script.borrows.is_empty() {
+        let connection = script.borrows.remove(0);
+        script.waits.lent(connection, script.now);
+        connections.push(connection);
         script.wants();
     }
-    seats
+    connections
 }
 
 /// Lets `micros` pass while every call that is to end does, and every try finds nothing. Returns how many keys were asked
@@ -170,8 +170,8 @@ fn idle(script: &mut WaitScript, micros: u64) -> (usize, usize) {
             }
         }
         script.find_nothing();
-        for seat in script.waits.unblocking() {
-            script.waits.answered(seat, NULL, script.now);
+        for connection in script.waits.unblocking() {
+            script.waits.answered(connection, NULL, script.now);
         }
         match script.waits.next_due() {
             Some(due) if due <= until => script.pass(due.saturating_sub(script.now)),
@@ -206,14 +206,14 @@ fn who_has_just_come_is_served_at_once_however_many_have_waited_longer() {
     for other in 0..2_000 {
         script.joins(&format!("BLMOVE k{other} x LEFT LEFT 0"));
     }
-    let seats = lend(&mut script, 6);
+    let connections = lend(&mut script, 6);
     idle(&mut script, 10 * SECOND);
     script.joins("BLMOVE mine x LEFT LEFT 0");
     let arrived = script.now;
     let mut waited = 0;
-    while !seats
+    while !connections
         .iter()
-        .any(|seat| script.waits.asks_for(*seat, "mine"))
+        .any(|connection| script.waits.asks_for(*connection, "mine"))
     {
         waited = script.now - arrived;
         idle(&mut script, 1_000);
@@ -257,16 +257,16 @@ fn one_call_for_many_is_not_behind_the_others() {
     for other in 0..300 {
         script.joins(&format!("BLMOVE k{other} x LEFT LEFT 0"));
     }
-    let seats = lend(&mut script, 2);
+    let connections = lend(&mut script, 2);
     idle(&mut script, 10 * SECOND);
     script.joins("BLPOP mine 0");
     idle(&mut script, SECOND / 10);
     let is_asked = |script: &WaitScript| {
-        let mut seats = seats.iter();
-        seats.any(|seat| script.waits.asks_for(*seat, "mine"))
+        let mut connections = connections.iter();
+        connections.any(|connection| script.waits.asks_for(*connection, "mine"))
     };
     for _ in 0..100 {
-        assert!(is_asked(&script), "it keeps its seat");
+        assert!(is_asked(&script), "it keeps its connection");
         idle(&mut script, 10_000);
     }
 }
@@ -274,12 +274,12 @@ fn one_call_for_many_is_not_behind_the_others() {
 #[test]
 fn the_keys_of_who_has_just_come_are_in_every_call() {
     let mut script = WaitScript::default();
-    let seat = crowd(&mut script, 100);
+    let connection = crowd(&mut script, 100);
     idle(&mut script, SECOND);
     script.joins("BLPOP mine 0");
     idle(&mut script, SECOND / 10);
     for _ in 0..100 {
-        assert!(script.waits.asks_for(seat, "mine"));
+        assert!(script.waits.asks_for(connection, "mine"));
         idle(&mut script, 10_000);
     }
 }

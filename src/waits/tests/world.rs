@@ -36,7 +36,7 @@ pub(super) struct ModelWire {
     pub(super) to_server: VecDeque<Vec<u8>>,
     pub(super) due: VecDeque<(DueReply, usize)>,
     pub(super) db: u8,
-    pub(super) seat: Option<CallConnectionId>,
+    pub(super) connection: Option<CallConnectionId>,
 }
 
 pub(super) struct ModelClient {
@@ -65,7 +65,7 @@ pub(super) struct WaitWorld {
     pub(super) borrows: Vec<(CallConnectionId, u8)>,
     pub(super) returns: Vec<(u8, Vec<u8>)>,
     pub(super) unblocking: BTreeSet<CallConnectionId>,
-    pub(super) seats: BTreeMap<CallConnectionId, u64>,
+    pub(super) connections: BTreeMap<CallConnectionId, u64>,
     pub(super) leases: usize,
     /// One call asks for no more keys than this.
     pub(super) most_keys: u32,
@@ -118,7 +118,7 @@ impl WaitWorld {
             borrows: Vec::new(),
             returns: Vec::new(),
             unblocking: BTreeSet::new(),
-            seats: BTreeMap::new(),
+            connections: BTreeMap::new(),
             leases,
             most_keys: 4,
             in_order: false,
@@ -414,9 +414,9 @@ impl WaitWorld {
                 }
                 self.waits.tried(attempt, &replies, self.now);
             }
-            DueReply::Call(seat) => {
-                self.unblocking.remove(&seat);
-                self.waits.answered(seat, &reply, self.now);
+            DueReply::Call(connection) => {
+                self.unblocking.remove(&connection);
+                self.waits.answered(connection, &reply, self.now);
             }
         }
     }
@@ -424,7 +424,7 @@ impl WaitWorld {
     fn begin(&mut self, at: usize) {
         let (attempt, db) = self.tries.swap_remove(at);
         let shared = self.wires.iter();
-        let shared = shared.filter(|(_, wire)| wire.seat.is_none() && wire.db == db);
+        let shared = shared.filter(|(_, wire)| wire.connection.is_none() && wire.db == db);
         let shared: Vec<u64> = shared.map(|(id, _)| *id).collect();
         if shared.is_empty() || self.away {
             self.waits
@@ -453,21 +453,21 @@ impl WaitWorld {
     }
 
     fn lend(&mut self, at: usize) {
-        let (seat, db) = self.borrows.swap_remove(at);
+        let (wanted, db) = self.borrows.swap_remove(at);
         if self.away {
-            return self.waits.not_lent(seat, NotLent::Unreachable, self.now);
+            return self.waits.not_lent(wanted, NotLent::Unreachable, self.now);
         }
-        if !self.waits.wants(seat) || self.seats.len() >= self.leases || self.roll(8) == 0 {
-            if self.waits.wants(seat) && self.roll(8) > 0 {
+        if !self.waits.wants(wanted) || self.connections.len() >= self.leases || self.roll(8) == 0 {
+            if self.waits.wants(wanted) && self.roll(8) > 0 {
                 // It waits on.
-                return self.borrows.push((seat, db));
+                return self.borrows.push((wanted, db));
             }
-            return self.waits.not_lent(seat, NotLent::Timeout, self.now);
+            return self.waits.not_lent(wanted, NotLent::Timeout, self.now);
         }
         let wire = self.open(db);
-        self.wires.get_mut(&wire).expect("it is open").seat = Some(seat);
-        self.seats.insert(seat, wire);
-        self.waits.lent(seat, self.now);
+        self.wires.get_mut(&wire).expect("it is open").connection = Some(wanted);
+        self.connections.insert(wanted, wire);
+        self.waits.lent(wanted, self.now);
     }
 
     fn put_back(&mut self, at: usize) {
@@ -481,8 +481,8 @@ impl WaitWorld {
     }
 
     fn end_call(&mut self, at: usize) {
-        let seat = *self.unblocking.iter().nth(at).expect("there is one");
-        self.server.unblock(self.seats[&seat]);
+        let connection = *self.unblocking.iter().nth(at).expect("there is one");
+        self.server.unblock(self.connections[&connection]);
     }
 
     pub(super) fn lose(&mut self) {
@@ -507,23 +507,23 @@ impl WaitWorld {
                     self.waits
                         .failed(attempt, TryFailure::Lost { sent }, self.now);
                 }
-                DueReply::Call(seat) => {
-                    self.seats.remove(&seat);
-                    self.unblocking.remove(&seat);
-                    self.waits.lost(seat, sent, self.now);
+                DueReply::Call(connection) => {
+                    self.connections.remove(&connection);
+                    self.unblocking.remove(&connection);
+                    self.waits.lost(connection, sent, self.now);
                 }
             }
             self.act();
         }
-        // A seat without a call learns of its loss at the next one.
-        if let Some(seat) = wire.seat
-            && self.seats.remove(&seat).is_some()
+        // A connection without a call learns of its loss at the next one.
+        if let Some(connection) = wire.connection
+            && self.connections.remove(&connection).is_some()
         {
-            self.waits.lost(seat, false, self.now);
+            self.waits.lost(connection, false, self.now);
             self.act();
         }
         self.losing = false;
-        if wire.seat.is_none() {
+        if wire.connection.is_none() {
             self.open(wire.db);
         }
     }
@@ -590,7 +590,7 @@ impl WaitWorld {
                     ahead,
                     call,
                 } => {
-                    let wire = self.seats[&connection];
+                    let wire = self.connections[&connection];
                     self.waits.check_issued(connection);
                     if call.takes > 0 && self.roll(16) == 0 {
                         self.put_off(connection, ahead.map(|(attempt, _)| attempt));
@@ -603,9 +603,9 @@ impl WaitWorld {
                     wire.to_server.push_back(call.bytes);
                     wire.due.push_back((DueReply::Call(connection), 0));
                 }
-                WaitAction::Unblock { connection: seat } => assert!(self.unblocking.insert(seat)),
-                WaitAction::Release { connection: seat } => {
-                    let id = self.seats.remove(&seat).expect("it was lent");
+                WaitAction::Unblock { connection } => assert!(self.unblocking.insert(connection)),
+                WaitAction::Release { connection } => {
+                    let id = self.connections.remove(&connection).expect("it was lent");
                     let wire = self.wires.remove(&id).expect("it is open");
                     assert!(
                         wire.due.is_empty() && wire.to_server.is_empty(),
