@@ -50,17 +50,7 @@ fn is_answered_here(route: &Route, request: &Request<'_>) -> bool {
 
 /// How long the server may take to answer a request that is sent amid messages.
 fn may_take(request: &Request<'_>, routed: &Routed, in_multi: bool) -> MayTake {
-    let may_block = |reason: PinReason| {
-        matches!(
-            reason,
-            PinReason::Blocking
-                | PinReason::BlockingOption
-                | PinReason::Wait
-                | PinReason::Learned
-                | PinReason::Unlisted
-        )
-    };
-    let blocks = !in_multi && matches!(routed.route, Route::Pinned(reason) if may_block(reason));
+    let blocks = !in_multi && matches!(routed.route, Route::Pinned(reason) if reason.may_block());
     MayTake {
         // What waits for others says nothing of the server.
         delays: match blocks {

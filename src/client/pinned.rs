@@ -92,21 +92,6 @@ fn ends(reason: PinReason) -> Option<EndsDelay> {
     }
 }
 
-/// Whether what goes on a lent connection for this reason is answered by one frame, as the table knows it, also inside MULTI.
-fn is_one_frame(reason: PinReason) -> bool {
-    matches!(
-        reason,
-        PinReason::Watch
-            | PinReason::Multi
-            | PinReason::Blocking
-            | PinReason::BlockingOption
-            | PinReason::Wait
-            | PinReason::Tracking
-            | PinReason::Pause
-            | PinReason::LargeRequest
-    )
-}
-
 /// What the answer to a command tells of the server's commands.
 fn tells(reason: PinReason, request: &Request<'_>, command: Option<CommandId>) -> Option<ListHint> {
     match (reason, command) {
@@ -328,15 +313,9 @@ impl Client {
             Ok(link) => link,
             Err(next) => return next,
         };
-        let is_one_frame = is_one_frame(reason);
+        let is_one_frame = reason.is_one_frame();
         self.use_pin(|pin| pin.queues_unsure |= !is_one_frame);
-        let may_block = matches!(
-            reason,
-            PinReason::Blocking
-                | PinReason::BlockingOption
-                | PinReason::Learned
-                | PinReason::Unlisted
-        );
+        let may_block = reason.may_block();
         let tells = tells(reason, request, command);
         let goes_alone = match reason {
             PinReason::Pause => !self.in_multi(),

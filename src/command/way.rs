@@ -131,6 +131,30 @@ impl PinReason {
         Self::Stalled,
     ];
 
+    /// Tells whether a command that is lent a connection for this reason may be answered late, since it waits for others.
+    pub const fn may_block(self) -> bool {
+        matches!(
+            self,
+            Self::Blocking | Self::BlockingOption | Self::Wait | Self::Learned | Self::Unlisted
+        )
+    }
+
+    /// Tells whether a command that is lent a connection for this reason is answered by one frame, as the table knows it, also inside
+    /// `MULTI`.
+    pub const fn is_one_frame(self) -> bool {
+        matches!(
+            self,
+            Self::Watch
+                | Self::Multi
+                | Self::Blocking
+                | Self::BlockingOption
+                | Self::Wait
+                | Self::Tracking
+                | Self::Pause
+                | Self::LargeRequest
+        )
+    }
+
     /// Returns the value of the metric's label.
     pub const fn label(self) -> &'static str {
         match self {
