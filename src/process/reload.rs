@@ -40,7 +40,7 @@ pub(super) type ReloadRequest = (&'static str, oneshot::Sender<Result<(), String
 /// Asks for a reload and waits for how it went.
 ///
 /// # Errors
-/// See [`Reloader::run`]: nothing has changed then.
+/// See [`ConfigReloader::run`]: nothing has changed then.
 pub(super) async fn ask(
     requests: mpsc::Sender<ReloadRequest>,
     asked: &'static str,
