@@ -15,14 +15,14 @@ pub(super) enum Closing {
     Lost(LossCause, &'static str),
     /// The worker of this number goes on with it.
     Passed(usize),
-    /// It has ended.
+    /// The connection has ended already.
     Over,
 }
 
 /// Says how far a connection is with sending nothing more, as its client does.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) enum Finishing {
-    /// It goes on sending.
+    /// It goes on sending as before.
     #[default]
     No,
     /// Since that time nothing more is sent; the server is told so when it has been sent everything.

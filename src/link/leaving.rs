@@ -36,7 +36,7 @@ impl Leaving {
 #[derive(Default)]
 pub(super) struct LinkLeaving {
     decided: Cell<Option<Leaving>>,
-    /// What may decide it had changed so often when it was asked.
+    /// The question was asked last when what may decide it had changed so often.
     asked_at_changes: Cell<u64>,
 }
 

@@ -6,12 +6,12 @@ use crate::server::ListHint;
 use crate::texts::is_unknown_command;
 
 impl Link {
-    /// The answer to the request sent last tells something of the list; no other is due.
+    /// Takes in that the answer to the request sent last tells something of the list; no other is due.
     pub fn set_tells(&self, tells: ListHint) {
         self.traces.expect(tells);
     }
 
-    /// An answer begins that tells something of the list, if `head` is of one.
+    /// Hears the beginning of an answer, which may tell something of the list.
     pub(super) fn hear_of_list(&self, head: &[u8]) {
         let process = &self.thread.process;
         match self.traces.hear(head) {
@@ -26,7 +26,7 @@ impl Link {
         self.traces.may_last()
     }
 
-    /// The server was sent a command of its list, and does not know it if `head` says so.
+    /// Hears the answer to a command of the list: where the server does not know it, the list is not what it was.
     #[cold]
     pub(super) fn hear_of_listed(&self, head: &[u8]) {
         if is_unknown_command(head) {

@@ -63,7 +63,7 @@ impl Link {
         !self.is_raw() && !self.is_partial() && self.is_unheard_for(limit)
     }
 
-    /// The same, of a request too that is still being passed on.
+    /// Tells the same of a request, too, that is still being passed on.
     pub fn is_unheard_for(&self, limit: Duration) -> bool {
         let since = self.exchange.borrow().unheard_since();
         self.is_alive() && since.is_some_and(|since| self.thread.clock.is_past(since, limit))

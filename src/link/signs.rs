@@ -8,7 +8,7 @@ use crate::texts::{is_busy, is_loading};
 /// Says what an error of the server tells of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ErrorSign {
-    /// It tells nothing.
+    /// The error tells nothing of the server.
     Nothing,
     /// A script keeps it from answering others.
     Busy,

@@ -22,7 +22,7 @@ pub(super) struct ClientTraces {
 /// Says whether all replies on a connection were one frame each.
 #[derive(Default)]
 enum ReplyTrust {
-    /// They were.
+    /// Nothing speaks against it.
     #[default]
     Sure,
     /// One may have been more.

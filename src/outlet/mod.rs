@@ -3,7 +3,11 @@
 //! Whoever owes the client a reply holds its outlet; the client's task owns the client. When the client is gone the outlet
 //! stays behind, closed, so that the replies still due to it are dropped instead of reaching anybody else.
 
+mod end;
+mod flow;
 mod held;
+mod messages;
+mod requests;
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -11,56 +15,39 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
+use end::{ClientEnd, UnreadLimit};
+use held::HeldForClient;
+use messages::MessageForm;
+use requests::OutstandingRequests;
+
 use crate::exchange::{ClientHandle, Ending, Unsent};
 use crate::identity::{ClientFlag, ClientRecord};
-use crate::memory::{HeldBytes, MemoryAccount, SharedFrame};
+use crate::memory::{MemoryAccount, SharedFrame};
 use crate::replies::Replies;
-use crate::schedule::{AnsweredRequests, ClientShare};
+use crate::schedule::AnsweredRequests;
 use crate::session::{PinnedCommand, Protocol, StreamKind, Transaction};
 use crate::telemetry::{Disconnect, WorkerCounters};
 use crate::transport::{PeerEnd, Stream, let_others_go_first};
 
-/// So many bytes are handed to a socket at most before others have their turn, as Redis hands over 64 KiB. Of 150 subscribers each took what
-/// its socket had room for, and a request of another client waited for 150 ms.
-const MOST_AT_ONCE: usize = 256 * 1024;
-
 /// Holds one client's way out.
 #[derive(Debug)]
 pub struct Outlet {
+    /// It has no socket once the client is gone.
     stream: RefCell<Option<Rc<Stream>>>,
     replies: RefCell<Replies>,
-    /// So many requests are at the server, or on their way to it, without an answer.
-    outstanding: Cell<u32>,
-    /// Says how many of them there may be on a shared connection.
-    share: Cell<ClientShare>,
-    /// The client's task is woken when no more than this many are outstanding.
-    wake_at: Cell<Option<u32>>,
-    end: Cell<Option<Disconnect>>,
+    requests: OutstandingRequests,
+    /// It says how much the client may leave unread before its requests wait.
+    limit: Cell<UnreadLimit>,
+    end: ClientEnd,
     waker: RefCell<Option<Waker>>,
     transaction: RefCell<Transaction>,
+    /// These requests came back: no byte of them was sent.
     unsent: RefCell<Vec<Unsent>>,
-    /// With more held for it than this its requests wait.
-    limit_bytes: Cell<usize>,
-    /// Its replies take so much memory.
-    replies_bytes: Cell<usize>,
-    input_bytes: Cell<usize>,
-    /// TLS holds so much: what is not sent yet, and the start of a record that has not arrived whole.
-    stream_bytes: Cell<u32>,
-    /// So much else is kept while it is there: names of what it is subscribed to, its blocked call.
-    kept_bytes: Cell<u32>,
-    /// It takes so much to wait for what it waits for.
-    wait_bytes: Cell<u32>,
-    /// It counts what of that is on the worker's account.
-    holding: HeldBytes,
+    held: HeldForClient,
     /// The client's figures are here: what is written counts at once, whoever writes it.
     record: Arc<ClientRecord>,
     counters: Arc<WorkerCounters>,
-    /// Messages begin with this byte: `>` in RESP3, `*` in RESP2.
-    message_mark: Cell<u8>,
-    /// Is true while messages have come that `flush_messages` has not sent yet.
-    has_messages: Cell<bool>,
-    /// Is true where its messages come by the second connection of subscribers.
-    is_apart: Cell<bool>,
+    messages: MessageForm,
 }
 
 impl Outlet {
@@ -72,28 +59,20 @@ impl Outlet {
         record: Arc<ClientRecord>,
         counters: Arc<WorkerCounters>,
     ) -> Rc<Self> {
+        let limit = UnreadLimit { bytes: limit_bytes };
         Rc::new(Self {
             stream: RefCell::new(Some(stream)),
             replies: RefCell::default(),
-            outstanding: Cell::new(0),
-            share: Cell::default(),
-            wake_at: Cell::new(None),
-            end: Cell::new(None),
+            requests: OutstandingRequests::default(),
+            limit: Cell::new(limit),
+            end: ClientEnd::default(),
             waker: RefCell::new(None),
             transaction: RefCell::default(),
             unsent: RefCell::default(),
-            limit_bytes: Cell::new(limit_bytes),
-            replies_bytes: Cell::new(0),
-            input_bytes: Cell::new(0),
-            stream_bytes: Cell::new(0),
-            kept_bytes: Cell::new(0),
-            wait_bytes: Cell::new(0),
-            holding: HeldBytes::new(account),
+            held: HeldForClient::new(account),
             record,
             counters,
-            message_mark: Cell::new(b'*'),
-            has_messages: Cell::new(false),
-            is_apart: Cell::new(false),
+            messages: MessageForm::default(),
         })
     }
 
@@ -115,30 +94,30 @@ impl Outlet {
     /// Returns how many requests are without an answer.
     #[inline]
     pub fn outstanding(&self) -> u32 {
-        self.outstanding.get()
+        self.requests.count()
     }
 
     /// Returns how many requests may be without an answer on a shared connection.
     #[inline]
     pub fn window(&self) -> u32 {
-        self.share.get().window()
+        self.requests.window()
     }
 
     /// Tells whether what its replies take is measured now: so many of them are due that its share may matter.
     #[inline]
     pub fn is_measured(&self) -> bool {
-        self.share.get().matters(self.outstanding.get())
+        self.requests.is_measured()
     }
 
     /// Wakes the client's task when no more than `count` requests are outstanding.
     pub fn wake_at(&self, count: u32) {
-        self.wake_at.set(Some(count));
+        self.requests.wake_at(count);
     }
 
     /// Takes in that `count` requests were sent; the replies of visible ones are due to the client.
     #[inline]
     pub fn sent(&self, count: u32, visible: bool) {
-        self.outstanding.set(self.outstanding.get() + count);
+        self.requests.sent(count);
         if visible {
             self.replies.borrow_mut().expect(u64::from(count));
         }
@@ -153,7 +132,7 @@ impl Outlet {
     /// Tells whether the client is gone or about to be closed.
     #[inline]
     pub fn is_closed(&self) -> bool {
-        self.end.get().is_some()
+        self.end.reason().is_some()
     }
 
     /// Tells how far the client has gone, though it may not have been read up to there.
@@ -176,13 +155,12 @@ impl Outlet {
 
     /// Returns why the client is to be closed.
     pub fn end(&self) -> Option<Disconnect> {
-        self.end.get()
+        self.end.reason()
     }
 
     /// Has the client closed; the first reason stands.
     pub fn close(&self, reason: Disconnect) {
-        if self.end.get().is_none() {
-            self.end.set(Some(reason));
+        if self.end.close(reason) {
             self.wake();
         }
     }
@@ -209,7 +187,7 @@ impl Outlet {
 
     /// Drops what was to follow the frame under way, unasked for: in RESP2 it is not for the client any more.
     pub fn drop_amid(&self) {
-        if self.message_mark.get() == b'>' {
+        if self.messages.are_pushes() {
             return;
         }
         let mut replies = self.replies.borrow_mut();
@@ -219,20 +197,18 @@ impl Outlet {
 
     /// Takes in that the client is gone: its socket is closed as soon as its task lets go of it.
     pub fn leave(&self, reason: Disconnect) {
-        if self.end.get().is_none() {
-            self.end.set(Some(reason));
-        }
+        self.end.close(reason);
         self.stream.borrow_mut().take();
         *self.replies.borrow_mut() = Replies::default();
         self.unsent.borrow_mut().clear();
         self.waker.borrow_mut().take();
-        self.hold_nothing();
+        self.held.nothing();
     }
 
     /// Tells whether more is held for it than it may leave unread: its requests wait.
     #[inline]
     pub fn is_over(&self) -> bool {
-        self.replies_bytes.get() > self.limit_bytes.get()
+        self.limit.get().is_passed(self.held.replies_bytes())
     }
 
     /// Tells whether its next request is looked at: it is not about to be closed, and reads its replies.
@@ -243,21 +219,21 @@ impl Outlet {
 
     /// Tells whether so much of that has gone that its requests go on: half, so that they go on by the thousand.
     pub fn has_room(&self) -> bool {
-        self.replies_bytes.get() <= self.limit_bytes.get() / 2
+        self.limit.get().is_half_free(self.held.replies_bytes())
     }
 
     /// Passes on bytes of the server in which `complete` visible replies end; `open`: another has begun.
     #[inline]
     pub fn deliver(&self, bytes: &[u8], complete: u32, open: bool) {
-        if self.is_closed_by_socket() {
+        if self.end.is_silent() {
             return;
         }
         if let Some(stream) = &*self.stream.borrow() {
             let mut replies = self.replies.borrow_mut();
-            self.write(stream, &mut replies, bytes);
-            replies.served(u64::from(complete), open);
-            if !replies.is_written() {
-                self.flush_into(stream, &mut replies);
+            let take = |bytes: &[u8]| self.try_write(stream, bytes);
+            if flow::pass(&mut replies, bytes, (complete, open), take) {
+                // The client's task waits for the socket.
+                self.wake();
             }
             self.note(&mut replies);
         }
@@ -273,19 +249,12 @@ impl Outlet {
 
     /// Makes messages pushes from now on (RESP3), or arrays.
     pub fn speak(&self, protocol: Protocol) {
-        self.message_mark.set(match protocol {
-            Protocol::Resp2 => b'*',
-            Protocol::Resp3 => b'>',
-        });
+        self.messages.speak(protocol);
     }
 
     /// Returns the null of what messages are made of.
     pub fn null(&self) -> &'static [u8] {
-        if self.message_mark.get() == b'>' {
-            b"_\r\n"
-        } else {
-            b"$-1\r\n"
-        }
+        self.messages.null()
     }
 
     /// Places a message, or a confirmation, of an array's form. True: it is the first since [`Self::flush_messages`].
@@ -295,35 +264,35 @@ impl Outlet {
             return false;
         }
         let mut replies = self.replies.borrow_mut();
-        let account = self.holding.account();
-        replies.message(self.message_mark.get(), frame, shared, account);
+        let account = self.held.account();
+        replies.message(self.messages.mark(), frame, shared, account);
         self.note(&mut replies);
-        !self.has_messages.replace(true)
+        self.messages.placed()
     }
 
     /// Tells whether its messages come by the second connection of subscribers.
     pub fn is_apart(&self) -> bool {
-        self.is_apart.get()
+        self.messages.are_apart()
     }
 
     /// Says by which connection its messages come from now on.
     pub fn set_apart(&self, is_apart: bool) {
-        self.is_apart.set(is_apart);
+        self.messages.set_apart(is_apart);
     }
 
     /// Returns what its replies may take before its requests wait.
     pub fn limit_bytes(&self) -> usize {
-        self.limit_bytes.get()
+        self.limit.get().bytes
     }
 
     /// Has the client's requests wait from now on with more than this held for it.
     pub fn set_limit_bytes(&self, limit_bytes: usize) {
-        self.limit_bytes.set(limit_bytes);
+        self.limit.set(UnreadLimit { bytes: limit_bytes });
     }
 
     /// Sends messages, as far as the socket takes them. A client that leaves more than `limit_bytes` unread is closed.
     pub fn flush_messages(&self, limit_bytes: usize) {
-        self.has_messages.set(false);
+        self.messages.sent();
         self.flush();
         if self.replies.borrow().unread_bytes() > limit_bytes {
             self.close(Disconnect::PubsubBuffer);
@@ -333,12 +302,7 @@ impl Outlet {
     /// Takes in that `complete` requests were answered.
     #[inline]
     pub fn answered(&self, complete: u32) {
-        let left = self.outstanding.get() - complete;
-        self.outstanding.set(left);
-        if let Some(at) = self.wake_at.get()
-            && left <= at
-        {
-            self.wake_at.set(None);
+        if self.requests.answered(complete) {
             self.wake();
         }
     }
@@ -381,7 +345,7 @@ impl Outlet {
     pub fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<()> {
         let mut has_flushed = false;
         loop {
-            if self.is_closed_by_socket() {
+            if self.end.is_silent() {
                 return Poll::Ready(());
             }
             if self.replies.borrow().unwritten().is_empty() {
@@ -449,7 +413,7 @@ impl Outlet {
     /// Takes the requests that came back.
     pub fn take_unsent(&self) -> Vec<Unsent> {
         let unsent = std::mem::take(&mut *self.unsent.borrow_mut());
-        self.holding.set(self.own_bytes(&self.replies.borrow()));
+        self.note_own(&self.replies.borrow());
         unsent
     }
 
@@ -473,44 +437,8 @@ impl Outlet {
         self.flush();
     }
 
-    fn is_closed_by_socket(&self) -> bool {
-        matches!(
-            self.end.get(),
-            Some(
-                Disconnect::SocketError
-                    | Disconnect::OutputBuffer
-                    | Disconnect::PubsubBuffer
-                    | Disconnect::Memory
-            )
-        )
-    }
-
-    #[inline]
-    fn write(&self, stream: &Stream, replies: &mut Replies, bytes: &[u8]) {
-        let taken = if replies.is_written() {
-            self.try_write(stream, bytes)
-        } else {
-            0
-        };
-        if taken < bytes.len() {
-            replies.keep(&bytes[taken..]);
-        }
-    }
-
     fn flush_into(&self, stream: &Stream, replies: &mut Replies) {
-        let mut left = MOST_AT_ONCE;
-        while left > 0 && !replies.is_written() {
-            let next = replies.unwritten();
-            let next = &next[..next.len().min(left)];
-            let taken = self.try_write(stream, next);
-            let is_full = taken < next.len();
-            replies.wrote(taken);
-            left -= taken;
-            if is_full {
-                break;
-            }
-        }
-        if !replies.is_written() {
+        if flow::flush(replies, |bytes| self.try_write(stream, bytes)) {
             // The client's task waits for the socket.
             self.wake();
         }
@@ -518,8 +446,7 @@ impl Outlet {
 
     /// Closes a client that leaves too much unread of what nobody asks for: no request can hold that back.
     fn check_unasked(&self, replies: &Replies) {
-        let limit = self.limit_bytes.get();
-        if replies.unasked_bytes() > limit && replies.unread_bytes() > limit {
+        if self.limit.get().is_passed_unasked(replies) {
             self.close(Disconnect::OutputBuffer);
         }
     }
@@ -533,7 +460,7 @@ impl Outlet {
 
     #[inline]
     fn try_write(&self, stream: &Stream, bytes: &[u8]) -> usize {
-        if bytes.is_empty() || self.is_closed_by_socket() {
+        if bytes.is_empty() || self.end.is_silent() {
             return 0;
         }
         match stream.try_write(bytes) {
@@ -599,16 +526,14 @@ impl ClientHandle for Rc<Outlet> {
     }
 
     fn charge(&self, answered: &AnsweredRequests) {
-        let mut share = self.share.get();
-        share.answered(answered);
-        self.share.set(share);
+        self.requests.charge(answered);
     }
 
     fn take_back(&self, unsent: Unsent) {
         if self.stream.borrow().is_some() {
-            self.outstanding.set(self.outstanding.get() - unsent.count);
+            self.requests.came_back(unsent.count);
             self.unsent.borrow_mut().push(unsent);
-            self.holding.set(self.own_bytes(&self.replies.borrow()));
+            self.note_own(&self.replies.borrow());
             self.wake();
         }
     }
