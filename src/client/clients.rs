@@ -108,6 +108,7 @@ impl Clients {
             attempts: AttemptQueue::new(&settings, &thread.process.served),
             taken: RefCell::new(TakenCredentials::new(Arc::clone(&thread.process.served))),
             user_watch: UserWatch::default(),
+            permission_questions: RefCell::default(),
             auth_failures: Cell::default(),
             deny: RefCell::new(deny_sets(&settings)),
             thread,

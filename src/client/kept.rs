@@ -20,9 +20,8 @@ pub(super) fn standing_bytes(stream: &Stream) -> usize {
 impl Client {
     /// Shows on the client's record what it is doing, now that `used` more bytes of its requests are done with.
     pub(super) fn note_state(&self, used: usize) {
+        self.hold_requests();
         let slow = self.slow.as_ref().map_or(0, |slow| slow.length());
-        self.outlet
-            .hold_input(self.input.capacity() + self.ahead_held_bytes() + slow);
         let here = self.input.len() + self.ahead_bytes() + slow;
         self.record.query_bytes.set(here as u64);
         let unread = self.outlet.held_replies_bytes() as u64;
@@ -31,6 +30,13 @@ impl Client {
         if is_inside || self.entry.begun_micros.get() != 0 {
             self.note_begun(is_inside, used);
         }
+    }
+
+    /// Puts on the account what is here of its requests. One whose story is told counts with what that takes.
+    pub(super) fn hold_requests(&self) {
+        let slow = self.slow.as_ref().map_or(0, |slow| slow.length());
+        self.outlet
+            .hold_input(self.input.capacity() + self.ahead_held_bytes() + slow);
     }
 
     /// Notes what TLS holds of a record that has not ended: it is the start of a request, and may stall no longer than one.

@@ -66,6 +66,7 @@ use self::closes::CloseLog;
 use self::leaving::EndWatch;
 use self::local::attempts::AttemptQueue;
 use self::local::changing_user::LoginCell;
+use self::local::permitted::{PermissionKey, PermissionQuestion};
 use self::pinned::LentConnection;
 use self::redirection::{Invalidations, Redirection};
 use self::room::Room;
@@ -210,6 +211,8 @@ pub struct Clients {
     guest: RefCell<Option<Rc<Credentials>>>,
     /// Attempts to authenticate.
     attempts: AttemptQueue,
+    /// What the server is being asked about permissions that concern their own connections alone.
+    permission_questions: RefCell<HashMap<PermissionKey, Rc<PermissionQuestion>>>,
     /// What clients have shown that the server has taken.
     taken: RefCell<TakenCredentials>,
     /// What the server says of their users.

@@ -72,6 +72,7 @@ impl Client {
             }
             let ended = self.begin().await;
             self.outlet.hold_wait(0);
+            self.note_state(0);
             self.outlet.flush();
             if let Err(Interrupted::Ended(end)) = ended {
                 return end;
@@ -88,6 +89,7 @@ impl Client {
             (next(self), held)
         } else if let Some(slow) = self.slow.take() {
             let held = slow.length();
+            self.hold_requests();
             (self.story(slow), held)
         } else {
             (Box::pin(self.waited_for()), 0)

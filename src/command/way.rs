@@ -41,7 +41,7 @@ pub enum Local {
 }
 
 /// Lists the subcommands of `CLIENT` that respool answers itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ClientSub {
     SetName,
     GetName,

@@ -4,7 +4,7 @@ pub(super) mod attempts;
 pub(super) mod changing_user;
 pub(super) mod client_command;
 mod login;
-mod permitted;
+pub(super) mod permitted;
 mod reset;
 mod select;
 

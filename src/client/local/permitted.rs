@@ -4,8 +4,11 @@
 //! clients waits for the server's answer. What concerns the client's own connection alone goes by what is known, and waits
 //! no longer than a moment where nothing is: nobody's connection is held up by a server that is busy or away.
 
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
+
+use tokio::sync::Notify;
 
 use crate::auth::{KnownPermission, PermissionResult, concerns_others};
 use crate::client::Client;
@@ -16,6 +19,7 @@ use crate::command::{ClientSub, Local};
 use crate::resp::speak::encode_request;
 use crate::session::stand_in_for;
 use crate::texts::ServerVersion;
+use crate::upstream::PinError;
 
 /// How long a command that concerns the client's own connection waits for the server's answer.
 const OWN_WAITS: Duration = Duration::from_millis(250);
@@ -27,6 +31,33 @@ fn question_of(server: ServerVersion, sub: ClientSub) -> Option<&'static [&'stat
         // Before 7.0 a subcommand is looked for when the command runs.
         None if !server.is_from((7, 0)) => Some(UNKNOWN_SUBCOMMAND),
         None => None,
+    }
+}
+
+/// Is a question about a permission that is under way, for all who wait for what it comes to.
+#[derive(Default)]
+pub(in crate::client) struct PermissionQuestion {
+    answer: RefCell<Option<PermissionResult>>,
+    is_over: Cell<bool>,
+    over: Notify,
+}
+
+/// Names a question about a permission: whose, `None`: of respool's own user, and for what.
+pub(in crate::client) type PermissionKey = (Option<Box<[u8]>>, ClientSub);
+
+impl PermissionQuestion {
+    /// Returns what the server has said; `None`: it could not be asked.
+    async fn told(&self) -> Option<PermissionResult> {
+        if !self.is_over.get() {
+            self.over.notified().await;
+        }
+        self.answer.borrow().clone()
+    }
+
+    fn answered(&self, answer: Option<PermissionResult>) {
+        self.answer.replace(answer);
+        self.is_over.set(true);
+        self.over.notify_waiters();
     }
 }
 
@@ -81,7 +112,7 @@ impl Client {
                 self.clients.thread.renews_permission(user, sub);
                 let upstream = Rc::clone(upstream);
                 let asking = upstream.ask_permission(self.asker(), sub, encode_request(question));
-                tokio::task::spawn_local(async move { drop(asking.await) });
+                self.permission_question(sub, asking);
                 Some(permission)
             }
             KnownPermission::Nothing if upstream.is_away() && !concerns_others(sub) => Some(Ok(())),
@@ -100,10 +131,36 @@ impl Client {
             let told = self.meanwhile(asking, Awaited::Server).await?;
             return Ok(told.unwrap_or_else(|error| Err(refusal(error))));
         }
+        let question = self.permission_question(sub, asking);
+        let told = tokio::time::timeout(OWN_WAITS, question.told());
+        let told = self.meanwhile(told, Awaited::Server).await?;
+        Ok(told.ok().flatten().unwrap_or(Ok(())))
+    }
+
+    /// Returns the question of whether the client's user may use `sub`. It is asked once for all who want to know at the same time: a server
+    /// that does not answer is asked nothing more, however many come, and leave.
+    fn permission_question(
+        &self,
+        sub: ClientSub,
+        asking: impl Future<Output = Result<PermissionResult, PinError>> + 'static,
+    ) -> Rc<PermissionQuestion> {
+        let user = self.session.state.user.as_deref();
+        let key = (user.map(|user| user.user().into()), sub);
+        let clients = Rc::clone(&self.clients);
+        let mut questions = clients.permission_questions.borrow_mut();
+        if let Some(question) = questions.get(&key) {
+            return Rc::clone(question);
+        }
+        let question = Rc::new(PermissionQuestion::default());
+        questions.insert(key.clone(), Rc::clone(&question));
+        drop(questions);
+        let asked = Rc::clone(&question);
         // What it comes to is for those who come later, too.
-        let asking = tokio::time::timeout(OWN_WAITS, tokio::task::spawn_local(asking));
-        let told = self.meanwhile(asking, Awaited::Server).await?;
-        let permission = told.ok().and_then(Result::ok).and_then(Result::ok);
-        Ok(permission.unwrap_or(Ok(())))
+        tokio::task::spawn_local(async move {
+            let answer = asking.await.ok();
+            clients.permission_questions.borrow_mut().remove(&key);
+            asked.answered(answer);
+        });
+        question
     }
 }

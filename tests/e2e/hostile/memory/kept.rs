@@ -2,7 +2,7 @@
 //! looked at.
 
 use super::{MIB, most_resident};
-use crate::harness::{Client, Redis, Respool, encode, eventually};
+use crate::harness::{Client, Redis, Respool, Value, encode, eventually};
 
 /// Is `limits.max_memory` of these tests.
 const LIMIT: usize = 64 * MIB;
@@ -119,6 +119,68 @@ fn what_is_shown_and_not_looked_at_yet_is_counted_until_it_is() {
         "they are answered",
     );
     eventually(|| held() - before < shown / 10.0, "and no longer");
+}
+
+#[test]
+fn a_large_request_that_was_answered_is_not_counted_any_more() {
+    const COUNT: usize = 30;
+    let redis = Redis::start(&[]);
+    let respool = Respool::start(&redis);
+    let held = || respool.metric("respool_memory_bytes");
+    let value = "v".repeat(300_000);
+    let mut clients: Vec<Client> = (0..COUNT).map(|_| respool.client()).collect();
+    clients.iter_mut().for_each(Client::ping);
+    let before = held();
+    // All at once, so that some wait for a connection.
+    for (number, client) in clients.iter_mut().enumerate() {
+        client.send(encode(&["SET", &format!("key-{number}"), &value]));
+    }
+    for client in &mut clients {
+        assert_eq!(client.reply(), Value::ok());
+    }
+    let large = |line: &&str| {
+        let bytes = line
+            .split(" qbuf=")
+            .nth(1)
+            .and_then(|rest| rest.split(' ').next());
+        bytes.is_some_and(|bytes| bytes.len() > 5)
+    };
+    let list = respool.client().cmd(&["CLIENT", "LIST"]).text();
+    let shown: Vec<&str> = list.lines().filter(large).collect();
+    assert!(shown.is_empty(), "{shown:?}");
+    let all = (COUNT * value.len()) as f64;
+    eventually(|| held() - before < all / 20.0, "nothing is held of them");
+}
+
+#[test]
+fn what_the_server_is_asked_of_a_permission_it_is_asked_once() {
+    const COUNT: usize = 50;
+    let redis = Redis::start(&[]);
+    let respool = Respool::with(&redis).top("workers = 1").start();
+    let mut clients: Vec<Client> = (0..COUNT).map(|_| respool.client()).collect();
+    clients.iter_mut().for_each(Client::ping);
+    redis.pause();
+    // Each waits for the server a moment, and the next of each, too.
+    for client in &mut clients {
+        client.send(encode(&["CLIENT", "GETNAME"]).repeat(3));
+    }
+    for client in &mut clients {
+        for _ in 0..3 {
+            client.reply();
+        }
+    }
+    redis.resume();
+    let asked = || {
+        let text = redis.cmd(&["INFO", "commandstats"]).text();
+        let line = text
+            .lines()
+            .find(|line| line.starts_with("cmdstat_client|getname:"));
+        let calls = line.and_then(|line| line.split(['=', ',']).nth(1)?.parse::<usize>().ok());
+        calls.unwrap_or(0)
+    };
+    respool.client().cmd(&["CLIENT", "GETNAME"]);
+    eventually(|| asked() > 0, "the server was asked");
+    assert!(asked() <= 3, "{} questions", asked());
 }
 
 #[test]
