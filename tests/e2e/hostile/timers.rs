@@ -29,6 +29,39 @@ fn a_pool_that_connects_ahead_and_is_silent_stays_connected() {
     assert_eq!(respool.disconnects("handshake_timeout"), 0.0);
 }
 
+/// Its machine slept, or somebody stopped it: what has come meanwhile counts before the time that has passed.
+#[test]
+fn who_has_sent_while_respool_was_stopped_is_not_closed_for_silence() {
+    let redis = Redis::start(&[]);
+    let respool = Respool::with(&redis)
+        .limits("handshake_timeout = \"3s\"\nidle_timeout = \"3s\"")
+        .start();
+    let mut idle: Vec<Client> = (0..5).map(|_| respool.client()).collect();
+    idle.iter_mut().for_each(Client::ping);
+    let mut begun: Vec<Client> = (0..5).map(|_| respool.client()).collect();
+    for client in &mut begun {
+        client.send(b"*1\r\n$4\r\nPI");
+    }
+    let has_begun = || {
+        let list = idle[0].cmd(&["CLIENT", "LIST"]).text();
+        list.matches(" qbuf=10 ").count() == begun.len()
+    };
+    eventually(has_begun, "each has begun a request");
+    idle.iter_mut().for_each(Client::ping);
+    respool.pause();
+    for client in &mut idle {
+        client.send(encode(&["PING"]));
+    }
+    for client in &mut begun {
+        client.send(b"NG\r\n");
+    }
+    std::thread::sleep(4 * WHILE);
+    respool.resume();
+    for client in idle.iter_mut().chain(&mut begun) {
+        assert_eq!(client.reply(), Value::simple("PONG"));
+    }
+}
+
 #[test]
 fn a_first_command_that_is_whole_may_wait_for_the_server() {
     let redis = Redis::start(&[]);

@@ -1,5 +1,7 @@
 //! Commands that very many clients send: each costs respool the same as when few do.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use crate::harness::{Client, Redis, Respool, Value, encode, eventually, processor_time};
 
 /// Tells the processor time of one request, in seconds, when all of `clients` send `request` at once, again and again.
@@ -53,4 +55,53 @@ fn a_large_write_costs_no_more_with_thousands_of_clients() {
         waits > 0.0 && waits <= 2.0 * writes,
         "{waits} waits for room in {writes} writes"
     );
+}
+
+#[test]
+fn those_without_a_password_leave_the_others_their_turns_however_much_they_send() {
+    const STRANGERS: usize = 8;
+    const REQUESTS: usize = 100_000;
+    const OTHERS: usize = 20;
+    let redis = Redis::start(&[]);
+    let demand = ["CONFIG", "SET", "requirepass", "secret"];
+    assert_eq!(redis.cmd(&demand), Value::ok());
+    let respool = Respool::with(&redis)
+        .top("workers = 1")
+        .upstream("password = \"secret\"")
+        .section("[auth]\nmode = \"passthrough\"")
+        .start();
+    let mut known = respool.client();
+    assert_eq!(known.cmd(&["AUTH", "secret"]), Value::ok());
+    let refusal = refusal_of_strangers(&respool);
+    let mut strangers: Vec<Client> = (0..STRANGERS).map(|_| respool.client()).collect();
+    let refused = AtomicUsize::new(0);
+    let before = std::thread::scope(|scope| {
+        for stranger in &mut strangers {
+            let mut writer = stranger.writer();
+            scope.spawn(move || writer.send(b"PING\r\n".repeat(REQUESTS)));
+            let (refused, length) = (&refused, refusal.len());
+            scope.spawn(move || {
+                for _ in 0..REQUESTS / 100 {
+                    stranger.take(100 * length);
+                    refused.fetch_add(100, Ordering::SeqCst);
+                }
+            });
+        }
+        eventually(|| refused.load(Ordering::SeqCst) > 0, "they have begun");
+        for _ in 0..OTHERS {
+            known.ping();
+        }
+        refused.load(Ordering::SeqCst)
+    });
+    assert!(
+        before < STRANGERS * REQUESTS,
+        "all were refused before {OTHERS} replies of another client"
+    );
+}
+
+/// Returns what a client hears that has to authenticate.
+fn refusal_of_strangers(respool: &Respool) -> Vec<u8> {
+    let mut stranger = respool.client();
+    stranger.send(b"PING\r\n");
+    stranger.reply_bytes()
 }
