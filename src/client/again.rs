@@ -1,7 +1,6 @@
 //! What a connection lost before any byte of it was sent is sent again, on another.
 
-use super::refusals::UNREACHABLE;
-use super::{Client, Purpose, Wait};
+use super::Client;
 use crate::command::Delays;
 
 impl Client {
@@ -21,11 +20,17 @@ impl Client {
         let Some(link) = self.link.clone() else {
             let commands = self.outlet.unsent_count();
             let upstream = &self.clients.upstream;
-            match upstream.wait_shared(&self.session.state, commands) {
-                Ok(wait) => self.wait = Wait::Shared(wait, Purpose::Again),
-                Err(_) => self.outlet.fail_unsent(&self.unsent_reply(UNREACHABLE)),
-            }
-            return;
+            let wait = upstream.wait_shared(&self.session.state, commands);
+            return self.then(async move |client: &mut Self| {
+                match client.served_by(wait, None).await? {
+                    Ok(link) => client.link = link,
+                    Err(reply) => {
+                        client.outlet.fail_unsent(&client.unsent_reply(&reply));
+                        client.end_if_lost(&reply);
+                    }
+                }
+                Ok(())
+            });
         };
         let mut sent = 0;
         for unsent in self.outlet.take_unsent() {

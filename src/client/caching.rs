@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use super::{Client, Next};
-use crate::command::{CommandId, Learned, spec};
+use crate::command::{CommandId, Learned, PinReason, spec};
 use crate::link::Link;
 use crate::resp::Request;
 use crate::session::Routed;
@@ -25,7 +25,16 @@ impl Client {
         let announcing = self.announcing();
         let command = routed.command;
         let next = self.request_alone(request, &routed, rest, learned);
-        if next == Next::Wait && self.takes_a_story(&routed) {
+        if next == Next::Lend(PinReason::Stalled) {
+            // It is not for this request alone: what is at hand behind it goes there as well.
+            self.then(async |client: &mut Self| {
+                client.borrow(PinReason::Stalled).await?;
+                client.use_input();
+                Ok(())
+            });
+            return Next::Wait;
+        }
+        if self.takes_a_story(&next, &routed) {
             return self.begin_slow(request, routed);
         }
         if matches!(next, Next::Used(1..)) && self.slow.is_none() {

@@ -86,7 +86,7 @@ use crate::session::{Credentials, Restrictions, Session, TakenCredentials, Unpla
 use crate::telemetry::Disconnect;
 use crate::thread::Thread;
 use crate::transport::Stream;
-use crate::upstream::{Announcement, BlockedClient, SharedWait, Upstream};
+use crate::upstream::{Announcement, BlockedClient, Upstream};
 
 pub use eviction::Evictor;
 pub use rejected::hold;
@@ -145,12 +145,8 @@ enum Wait {
     Unread,
     /// That the connection takes more bytes.
     Room(RoomWait),
-    /// A shared connection in its state.
-    Shared(SharedWait, Purpose),
     /// That the others have had their turns; true: they were let go first.
     Turn(bool),
-    /// A story begins: a connection is to be lent to it.
-    Borrow(PinReason),
     /// This story begins.
     Next(NextStory),
     /// What its story waits for.
@@ -160,7 +156,7 @@ enum Wait {
 impl Wait {
     /// Tells whether a story is to begin.
     fn is_to_begin(&self) -> bool {
-        matches!(self, Self::Borrow(_) | Self::Next(_))
+        matches!(self, Self::Next(_))
     }
 
     /// Takes out the story that is to begin.
@@ -175,15 +171,6 @@ impl Wait {
     }
 }
 
-/// What a shared connection is waited for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Purpose {
-    /// The next request.
-    Traffic,
-    /// Requests that came back unsent.
-    Again,
-}
-
 /// How the requests at hand go on.
 #[derive(Debug, PartialEq, Eq)]
 enum Next {
@@ -193,6 +180,8 @@ enum Next {
     Wait,
     /// More bytes are needed.
     More,
+    /// A connection is to be lent for this reason first.
+    Lend(PinReason),
 }
 
 /// Holds what the clients of one worker share.

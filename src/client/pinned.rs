@@ -28,8 +28,6 @@ pub(super) struct LentConnection {
     pub(super) keeps: bool,
     /// Is true once the client may have left something on it that only a scrub undoes.
     pub(super) leaves_traces: bool,
-    /// Is true while the request at hand, for which it was lent, has not been sent yet.
-    pub(super) is_fresh: bool,
     /// Is true while MULTI was sent, and neither EXEC nor DISCARD since.
     pub(super) in_multi: bool,
     /// Holds what was sent amid messages, or behind the MULTI that may bring them.
@@ -59,7 +57,6 @@ impl LentConnection {
             pin,
             keeps: false,
             leaves_traces: false,
-            is_fresh: true,
             in_multi: false,
             sent_amid: None,
             waits_for_calls: false,
@@ -123,19 +120,22 @@ impl Client {
         self.pin.as_ref().is_some_and(|pin| pin.queues_own)
     }
 
-    /// The connection lent to the client. `None`: what to wait for has been set, or every request at hand is refused.
-    pub(super) fn pinned_link(&mut self, reason: PinReason) -> Option<Rc<Link>> {
+    /// Returns the connection lent to the client.
+    ///
+    /// # Errors
+    /// How the request goes on that needs one.
+    pub(super) fn pinned_link(&mut self, reason: PinReason) -> Result<Rc<Link>, Next> {
         if let Some(pin) = &self.pin {
             if !pin.link().is_alive() {
                 // What lived on it is lost with it.
                 self.outlet.close(Disconnect::UpstreamLost);
-                return None;
+                return Err(Next::Wait);
             }
-            return Some(Rc::clone(pin.link()));
+            return Ok(Rc::clone(pin.link()));
         }
         if self.outlet.outstanding() > 0 {
             self.wait = Wait::Answers;
-            return None;
+            return Err(Next::Wait);
         }
         self.link = None;
         let group = self.group();
@@ -146,16 +146,16 @@ impl Client {
             Some(_) => upstream.in_any_database(&self.session.state),
         };
         if let Some(pin) = upstream.try_pin(group, &state, &self.outlet) {
+            let link = Rc::clone(pin.link());
             self.pinned(Ok(pin), reason);
-            return self.pin.as_ref().map(|pin| Rc::clone(pin.link()));
+            return Ok(link);
         }
         if let Some(ends) = ends
             && let Some(link) = upstream.bypass(group, &state, ends)
         {
-            return Some(link);
+            return Ok(link);
         }
-        self.wait = Wait::Borrow(reason);
-        None
+        Err(Next::Lend(reason))
     }
 
     /// Waits for a connection to be lent to the client, or for one on which its command goes beside others.
@@ -218,8 +218,8 @@ impl Client {
         let is_clear = self.show_transaction();
         let Some(pin) = &mut self.pin else { return };
         pin.keeps |= self.outlet.transaction().stream.is_some();
-        let (keeps, is_fresh) = (pin.keeps, pin.is_fresh);
-        let is_to_stay = is_fresh || !pin.link().is_alive() || pin.link().is_raw();
+        let keeps = pin.keeps;
+        let is_to_stay = !pin.link().is_alive() || pin.link().is_raw();
         self.entry
             .may_be_silent
             .set(keeps || self.record.has(ClientFlag::Pubsub));
@@ -277,9 +277,7 @@ impl Client {
 
     /// The connection lent to the client, when it takes another request; else what to do.
     pub(super) fn pin_with_room(&mut self, reason: PinReason) -> Result<Rc<Link>, Next> {
-        let Some(link) = self.pinned_link(reason) else {
-            return Err(self.not_now());
-        };
+        let link = self.pinned_link(reason)?;
         if !link.has_room(&self.outlet) {
             self.wait = Wait::Room(RoomWait::new(&link, self.input.len()));
             return Err(Next::Wait);
@@ -382,14 +380,5 @@ impl Client {
         self.flag(ClientFlag::Blocked, true);
         self.entry.may_be_silent.set(true);
         self.wait = Wait::Answers;
-    }
-
-    pub(super) fn not_now(&self) -> Next {
-        // Refused meanwhile: looked at again, and answered.
-        if self.refusing.is_some() {
-            Next::Used(0)
-        } else {
-            Next::Wait
-        }
     }
 }

@@ -56,7 +56,7 @@ impl Client {
                 Scan::Request { length } => {
                     match self.whole(data, at, length, &mut run, learned.as_deref()) {
                         Next::Used(used) => at += used,
-                        Next::Wait | Next::More => break,
+                        _ => break,
                     }
                 }
                 Scan::Nothing { length } => {
@@ -96,10 +96,6 @@ impl Client {
         if let Some(reply) = self.refusing.take() {
             self.end_if_lost(&reply);
         }
-        if matches!(self.wait, Wait::Nothing) {
-            // What it was lent for has been sent, or is not to be.
-            self.use_pin(|pin| pin.is_fresh = false);
-        }
         at
     }
 
@@ -128,7 +124,7 @@ impl Client {
         if run.count > 0 && delays.may_pause() && !run.delays.may_pause() && self.leaves_lane() {
             self.send_run(data, run);
         }
-        if shares && (run.count > 0 || self.link_ready(&data[at..], delays)) {
+        if shares && (run.count > 0 || self.link_ready(&data[at..], delays).is_ok()) {
             if self.outlet.outstanding().saturating_add(run.count) >= run.most {
                 self.send_run(data, run);
                 self.wait_in_flight();
@@ -233,7 +229,6 @@ impl Client {
 
     /// Counts requests that are on their way or answered.
     pub(super) fn count(&mut self, count: u32, last: Option<CommandId>) {
-        self.use_pin(|pin| pin.is_fresh = false);
         self.record.commands.add(u64::from(count));
         self.note_command(last);
         self.clients
@@ -456,13 +451,8 @@ impl Client {
         if !self.has_share_for(count) {
             return Next::Wait;
         }
-        if !self.link_ready(bytes, delays) {
-            // Refused meanwhile, or lent a connection: looked at again, and answered or sent there.
-            return if self.refusing.is_some() || self.pin.is_some() {
-                Next::Used(0)
-            } else {
-                Next::Wait
-            };
+        if let Err(next) = self.link_ready(bytes, delays) {
+            return next;
         }
         let Some(link) = self.link.clone() else {
             return Next::Wait;

@@ -96,7 +96,7 @@ impl Client {
             self.hold_requests();
             (self.story(slow), held)
         } else {
-            (Box::pin(self.waited_for()), 0)
+            (Box::pin(async { Ok(()) }), 0)
         };
         outlet.hold_wait(held + size_of_val(&*story));
         story
@@ -107,10 +107,6 @@ impl Client {
     /// # Errors
     /// Why it is not waited for any more: the story ends then.
     pub(super) async fn waited_for(&mut self) -> Told {
-        if let Wait::Borrow(reason) = self.wait {
-            self.wait = Wait::Nothing;
-            return self.borrow(reason).await;
-        }
         if let Some(next) = self.wait.take_next() {
             return next(self).await;
         }
@@ -404,19 +400,8 @@ impl Client {
                 }
                 true
             }
-            Wait::Shared(wait, _) => match wait.poll(cx) {
-                Poll::Pending => false,
-                Poll::Ready(outcome) => {
-                    if let Wait::Shared(_, purpose) =
-                        std::mem::replace(&mut self.wait, Wait::Nothing)
-                    {
-                        self.waited(outcome, purpose);
-                    }
-                    matches!(self.wait, Wait::Nothing) || self.poll_wait(cx)
-                }
-            },
             // A story begins with it, which the gate passes on; it never looks at the other wait meanwhile.
-            Wait::Borrow(_) | Wait::Next(_) | Wait::Story(_) => false,
+            Wait::Next(_) | Wait::Story(_) => false,
         }
     }
 

@@ -2,16 +2,20 @@
 //!
 //! Invariant: while replies are due to a client its next request goes to the connection that they come from.
 
+use std::future::poll_fn;
+use std::rc::Rc;
 use std::task::Context;
 
 use super::refusals::unserved;
-use super::{Client, Purpose, Wait};
+use super::story::{Awaited, Told};
+use super::{Client, Next, Wait};
 use crate::command::{Delays, PinReason};
-use crate::link::RoomWait;
+use crate::link::{Link, RoomWait};
 use crate::resp::count_requests;
 use crate::schedule::goes_on_at;
 use crate::telemetry::Bound;
 use crate::transport::READ_SIZE;
+use crate::upstream::{SharedWait, WaitError};
 
 impl Client {
     pub(super) fn in_flight_limit(&self) -> u32 {
@@ -51,11 +55,13 @@ impl Client {
         false
     }
 
-    /// Whether `self.link` can take requests now; if not, what to wait for has been set, or every request at hand is
-    /// refused. `held` are the requests held back meanwhile.
-    pub(super) fn link_ready(&mut self, held: &[u8], delays: Delays) -> bool {
+    /// Sees to it that `self.link` can take requests now. `held` are the requests held back meanwhile.
+    ///
+    /// # Errors
+    /// How the requests go on that it cannot take; [`Next::Used`] where every one at hand is refused, or a connection was lent for them.
+    pub(super) fn link_ready(&mut self, held: &[u8], delays: Delays) -> Result<(), Next> {
         if !self.in_lane(delays) {
-            return false;
+            return Err(Next::Wait);
         }
         if self.outlet.outstanding() > 0 {
             // Replies come in order, so the next request goes where they come from or waits.
@@ -65,7 +71,7 @@ impl Client {
                 }
                 _ => {
                     self.wait = Wait::Answers;
-                    return false;
+                    return Err(Next::Wait);
                 }
             }
         }
@@ -85,8 +91,8 @@ impl Client {
         }
         let upstream = &self.clients.upstream;
         if upstream.has_lanes() && upstream.lends_instead(&self.session.state, delays) {
-            self.pinned_link(PinReason::Stalled);
-            return false;
+            self.pinned_link(PinReason::Stalled)?;
+            return Err(Next::Used(0));
         }
         // They are counted only where they have to be held: what a client has sent ahead can be long.
         let commands = if upstream.is_away() {
@@ -96,22 +102,56 @@ impl Client {
         };
         match upstream.wait_shared(&self.session.state, commands) {
             Ok(wait) => {
-                wait.may_be_lent(delays);
-                self.wait = Wait::Shared(wait, Purpose::Traffic);
+                self.then(async move |client: &mut Self| client.wait_served(wait, delays).await);
+                Err(Next::Wait)
             }
-            Err(error) => self.refusing = Some(unserved(error)),
+            Err(error) => {
+                self.refusing = Some(unserved(error));
+                Err(Next::Used(0))
+            }
         }
-        false
     }
 
-    /// Whether `self.link` takes bytes for the server; if not, that is waited for.
-    fn has_room_for(&mut self, held: &[u8]) -> bool {
-        let Some(link) = &self.link else { return false };
-        if link.has_room(&self.outlet) {
-            return true;
+    /// Waits for a shared connection for the requests at hand; they are refused where there is none.
+    async fn wait_served(&mut self, wait: SharedWait, delays: Delays) -> Told {
+        match self.served_by(Ok(wait), Some(delays)).await? {
+            // Acknowledged, even if the connection has been lost since: the next request asks for another.
+            Ok(link) => self.link = link,
+            Err(reply) => self.refusing = Some(reply),
         }
-        self.wait = Wait::Room(RoomWait::new(link, held.len()));
-        false
+        Ok(())
+    }
+
+    /// Waits for a shared connection; `lent` is what may delay the request that can be sent on a lent one as well.
+    ///
+    /// # Errors
+    /// Within it, what the client gets where there is none.
+    pub(super) async fn served_by(
+        &mut self,
+        wait: Result<SharedWait, WaitError>,
+        lent: Option<Delays>,
+    ) -> Told<Result<Option<Rc<Link>>, Vec<u8>>> {
+        let wait = match wait {
+            Ok(wait) => wait,
+            Err(error) => return Ok(Err(unserved(error))),
+        };
+        if let Some(delays) = lent {
+            wait.may_be_lent(delays);
+        }
+        let served = self
+            .meanwhile(poll_fn(|cx| wait.poll(cx)), Awaited::Server)
+            .await?;
+        Ok(served.map_err(unserved))
+    }
+
+    /// Sees to it that `self.link` takes bytes for the server; else that is waited for.
+    fn has_room_for(&mut self, held: &[u8]) -> Result<(), Next> {
+        match &self.link {
+            Some(link) if link.has_room(&self.outlet) => return Ok(()),
+            Some(link) => self.wait = Wait::Room(RoomWait::new(link, held.len())),
+            None => {}
+        }
+        Err(Next::Wait)
     }
 
     /// Leaves what the client has sent with the kernel while the connection that it would go to takes no more, and waits for

@@ -90,9 +90,10 @@ impl Client {
         let pinned = self.pin.as_ref().map(|pin| Rc::clone(pin.link()));
         let link = match pinned {
             Some(link) => Some(link),
-            None if self.link_ready(request.bytes(), Delays::NONE) => self.link.clone(),
-            None if self.refusing.is_some() => return Next::Used(0),
-            None => None,
+            None => match self.link_ready(request.bytes(), Delays::NONE) {
+                Ok(()) => self.link.clone(),
+                Err(next) => return next,
+            },
         };
         let Some(link) = link else {
             return Next::Wait;

@@ -7,19 +7,16 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::kept::standing_bytes;
-use super::refusals::unserved;
 use super::rejected::hold;
 use super::rejection::tell_of;
 use super::story::Awaited;
-use super::{Client, ClientEntry, Clients, Purpose, Wait};
+use super::{Client, ClientEntry, Clients, Wait};
 use crate::admission::ClientPermit;
 use crate::identity::{ClientArrival, ClientFlag, Identity, PeerAddress};
-use crate::link::Link;
 use crate::resp::RequestScanner;
 use crate::session::{ReplyMode, Restrictions, Session};
 use crate::telemetry::{Bound, Disconnect};
 use crate::transport::Stream;
-use crate::upstream::WaitError;
 
 /// A client that has been admitted and not yet begun.
 pub struct Arrived {
@@ -157,24 +154,6 @@ impl Client {
         for line in lines.into_iter().flatten() {
             tell_of(&self.record.identity(), &line);
         }
-    }
-
-    /// A shared connection in the session's state has come, or why there is none.
-    pub(super) fn waited(
-        &mut self,
-        outcome: Result<Option<Rc<Link>>, WaitError>,
-        purpose: Purpose,
-    ) {
-        match (purpose, outcome.map_err(unserved)) {
-            // Acknowledged, even if the connection has been lost since: the next request asks for another.
-            (_, Ok(link)) => self.link = link,
-            (Purpose::Traffic, Err(reply)) => self.refusing = Some(reply),
-            (Purpose::Again, Err(reply)) => {
-                self.outlet.fail_unsent(&self.unsent_reply(&reply));
-                self.end_if_lost(&reply);
-            }
-        }
-        self.outlet.flush();
     }
 
     pub(super) fn is_blocked(&self) -> bool {

@@ -1,18 +1,15 @@
 //! SELECT: the server decides whether there is such a database, and whether the client may go there.
 
-use std::future::poll_fn;
 use std::rc::Rc;
 
 use crate::client::Client;
-use crate::client::refusals::{refusal, unserved};
+use crate::client::refusals::refusal;
 use crate::client::story::{Awaited, Told};
 use crate::command::Delays;
-use crate::link::Link;
 use crate::resp::speak::{OK, encode_request};
 use crate::resp::{Request, parse_integer};
 use crate::session::{Change, State};
 use crate::texts::{NO_SUCH_DATABASE, NOT_AN_INT, NOT_AN_INTEGER};
-use crate::upstream::{SharedWait, WaitError};
 
 impl Client {
     pub(in crate::client) fn in_database(&mut self, database: u32) {
@@ -98,27 +95,5 @@ impl Client {
         let leading = upstream.leads_to(self.group(), target);
         let told = self.meanwhile(leading, Awaited::Server).await?;
         Ok(told.map_err(refusal))
-    }
-
-    /// Waits for a shared connection; `lent` is what may delay the request that can be sent on a lent one as well.
-    ///
-    /// # Errors
-    /// Within it, what the client gets where there is none.
-    pub(in crate::client) async fn served_by(
-        &mut self,
-        wait: Result<SharedWait, WaitError>,
-        lent: Option<Delays>,
-    ) -> Told<Result<Option<Rc<Link>>, Vec<u8>>> {
-        let wait = match wait {
-            Ok(wait) => wait,
-            Err(error) => return Ok(Err(unserved(error))),
-        };
-        if let Some(delays) = lent {
-            wait.may_be_lent(delays);
-        }
-        let served = self
-            .meanwhile(poll_fn(|cx| wait.poll(cx)), Awaited::Server)
-            .await?;
-        Ok(served.map_err(unserved))
     }
 }

@@ -13,7 +13,7 @@ use crate::client::publish::Message;
 use crate::client::raw::leaves_no_trace;
 use crate::client::refusals::refusal;
 use crate::client::story::{Awaited, Interrupted, Told};
-use crate::client::{Client, Clients, Wait};
+use crate::client::{Client, Clients, Next, Wait};
 use crate::command::{
     CommandId, Delays, Learned, PinReason, is_container, lookup, spec, transaction,
 };
@@ -212,8 +212,11 @@ impl Client {
 
     /// Borrows a connection for the request, sends its start, and passes on the rest as it arrives.
     async fn upload(&mut self, command: Option<CommandId>, bounds: &Bounds) -> Told {
-        while self.large_amid_unplaced().is_some() {
-            self.settled().await?;
+        while let Some(next) = self.large_amid_unplaced() {
+            match next {
+                Next::Lend(reason) => self.borrow(reason).await?,
+                _ => self.settled().await?,
+            }
         }
         let place = match self.pin {
             _ if self.refusing.is_some() => None,

@@ -43,19 +43,18 @@ impl Client {
         Next::Used(request.bytes().len())
     }
 
-    /// Tells whether a request that cannot go now waits in a story. One that shares a connection does not, nor one that waits for what every
-    /// request of its client may wait for: it is looked at when that has come.
-    pub(super) fn takes_a_story(&self, routed: &Routed) -> bool {
+    /// Tells whether a request that cannot go now waits in a story: one for which a connection is to be lent, or that needs one which is. Any
+    /// other is looked at when what it waits for has come.
+    pub(super) fn takes_a_story(&self, next: &Next, routed: &Routed) -> bool {
         let is_raw = self.pin.as_ref().is_some_and(|pin| pin.link().is_raw());
         let shares = match &routed.route {
             Route::Shared | Route::Fenced => true,
             Route::Transaction(_) => self.pin.is_none(),
             _ => false,
         };
-        match &self.wait {
-            _ if is_raw || routed.route == Route::Unsettled => false,
-            Wait::Answers => !shares,
-            Wait::Borrow(reason) => *reason != PinReason::Stalled,
+        match (next, &self.wait) {
+            (Next::Lend(_), _) => true,
+            (Next::Wait, Wait::Answers) => !shares && !is_raw && routed.route != Route::Unsettled,
             _ => false,
         }
     }
@@ -138,6 +137,7 @@ impl Client {
                     break;
                 }
                 Next::Used(0) => {}
+                Next::Lend(reason) => self.borrow(reason).await?,
                 // What is here is all there is.
                 Next::More => self.is_drained = true,
                 Next::Wait if matches!(self.wait, Wait::Nothing) => break,
@@ -179,10 +179,11 @@ impl Client {
     /// The same, but that the request is not refused.
     async fn borrowed(&mut self, reason: PinReason) -> Told<Option<Rc<Link>>> {
         while self.refusing.is_none() {
-            if let Ok(link) = self.pin_with_room(reason) {
-                return Ok(Some(link));
+            match self.pin_with_room(reason) {
+                Ok(link) => return Ok(Some(link)),
+                Err(Next::Lend(reason)) => self.borrow(reason).await?,
+                Err(_) => self.waited_for().await?,
             }
-            self.waited_for().await?;
         }
         Ok(None)
     }
