@@ -25,9 +25,9 @@ impl Client {
         self.scanner.is_inside() && (self.scanner.extent() > most || here > most)
     }
 
-    /// Gathers the start of a request too large to share, of which `here` bytes are here. Past what is gathered of any its story begins, when
+    /// Gathers the start of a request too large to share, of which `here` has come. Past what is gathered of any its story begins, when
     /// everything before it has been answered.
-    pub(super) fn gather(&mut self, here: usize) -> Next {
+    pub(super) fn gather(&mut self, here: &[u8]) -> Next {
         if self.restrictions.is_locked() {
             // Bounded, and refused when it is whole.
             return Next::More;
@@ -36,7 +36,10 @@ impl Client {
             return self.take_place();
         }
         self.entry.is_upload.set(true);
-        if here < self.gathered_bytes() || self.has_sent_all() {
+        let most = self.gathered_bytes();
+        // What has to be seen whole goes by what it announces: it would go on where all of it comes with one read.
+        let is_too_large = || self.scanner.extent() > most && self.has_to_be_seen_whole(here);
+        if self.has_sent_all() || (here.len() < most && !is_too_large()) {
             return Next::More;
         }
         if self.outlet.outstanding() > 0 {

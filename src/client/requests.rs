@@ -84,7 +84,7 @@ impl Client {
                     if !self.is_large(data.len() - at) {
                         break;
                     }
-                    match self.gather(data.len() - at) {
+                    match self.gather(&data[at..]) {
                         Next::Used(used) => at += used,
                         _ => break,
                     }

@@ -86,7 +86,7 @@ impl Client {
     pub(in crate::client) async fn large(&mut self, refusing: Option<Vec<u8>>) -> Told {
         let bounds = self.bounds();
         let command = self.input.get(self.scanner.name()).and_then(lookup);
-        match self.look_at_start() {
+        match self.look_at_start(&self.input) {
             LargeStart::Refused(reply) => {
                 self.refuse(command, &reply);
                 self.pass_over(&bounds).await
@@ -105,15 +105,20 @@ impl Client {
         }
     }
 
-    fn look_at_start(&self) -> LargeStart {
+    /// Tells whether a request that begins with `data` has to be seen whole before anything is done with it.
+    pub(in crate::client) fn has_to_be_seen_whole(&self, data: &[u8]) -> bool {
+        matches!(self.look_at_start(data), LargeStart::TooLarge)
+    }
+
+    fn look_at_start(&self, data: &[u8]) -> LargeStart {
         let is_raw = self.pin.as_ref().is_some_and(|pin| pin.link().is_raw());
         // No command has a name that is not here now.
-        let name = self.input.get(self.scanner.name());
+        let name = data.get(self.scanner.name());
         let Some(name) = name.filter(|name| !name.is_empty() && !is_raw) else {
             return LargeStart::TooLarge;
         };
         let learned = self.learned();
-        match self.refusal_of_large(name, learned.as_deref()) {
+        match self.refusal_of_large(name, data, learned.as_deref()) {
             Some(reply) => LargeStart::Refused(reply),
             None if self.passes_on(name, learned.as_deref()) => LargeStart::PassesOn,
             None => LargeStart::TooLarge,
@@ -123,8 +128,13 @@ impl Client {
     /// Returns what a request is refused with whatever comes of it still: what its group may not use (which `route` tells as a refusal), a
     /// write where there are none, anything of a subscriber in RESP2; and too few or too many words, where the server is not asked. How many
     /// it has stands at its start.
-    fn refusal_of_large(&self, name: &[u8], learned: Option<&Learned>) -> Option<Vec<u8>> {
-        let request = Request::new(&self.input);
+    fn refusal_of_large(
+        &self,
+        name: &[u8],
+        data: &[u8],
+        learned: Option<&Learned>,
+    ) -> Option<Vec<u8>> {
+        let request = Request::new(data);
         let has_second = request.argument(1).is_some() || request.count() == 1;
         if !has_second && lookup(name).is_none_or(is_container) {
             // Its second word, which may name a subcommand, is not here.
