@@ -75,8 +75,8 @@ pub mod checked {
         Before, Fence, FenceSearch, FenceVerdict, SearchOutcome, ends_transaction,
     };
     pub use crate::resp::{
-        Bounds, MAX_LINE, ReplyScanner, Request, RequestScanner, RequestViolation, Scan,
-        ScanProgress, split_inline,
+        Bounds, LineSyntax, MAX_LINE, ReplyScanner, Request, RequestScanner, RequestViolation,
+        Scan, ScanProgress, split_inline,
     };
     #[cfg(fuzzing)]
     pub use crate::waits::tests::course::check as check_waits;

@@ -2,7 +2,8 @@
 //! breach they say the same.
 
 use respool::checked::{
-    Bounds, MAX_LINE, ReplyScanner, Request, RequestScanner, RequestViolation, Scan, split_inline,
+    Bounds, LineSyntax, MAX_LINE, ReplyScanner, Request, RequestScanner, RequestViolation, Scan,
+    split_inline,
 };
 
 use super::server::Server;
@@ -117,16 +118,18 @@ fn judge(bytes: &[u8], piece: usize) -> Vec<Judged> {
                     let name = Request::new(&shown[..length]).argument(0);
                     (of_name(name.unwrap_or_default()), length)
                 }
-                Scan::Inline { text, length } => match split_inline(&shown[text]) {
-                    Err(_) => (
-                        Judged::Violation(RequestViolation::UnbalancedQuotes.reply()),
-                        0,
-                    ),
-                    Ok(words) => match words.first() {
-                        None => (Judged::Nothing, length),
-                        Some(name) => (of_name(name), length),
-                    },
-                },
+                Scan::Inline { text, length } => {
+                    match split_inline(&shown[text], LineSyntax::Redis) {
+                        Err(_) => (
+                            Judged::Violation(RequestViolation::UnbalancedQuotes.reply()),
+                            0,
+                        ),
+                        Ok(words) => match words.first() {
+                            None => (Judged::Nothing, length),
+                            Some(name) => (of_name(name), length),
+                        },
+                    }
+                }
             };
             assert!(length <= shown.len(), "{length} of {} bytes", shown.len());
             let ends = matches!(judged, Judged::Violation(_) | Judged::Quit | Judged::End);

@@ -15,7 +15,7 @@ use crate::session::{
     destination, route,
 };
 use crate::telemetry::Disconnect;
-use crate::texts::no_permission;
+use crate::texts::{counts_without_a_word, line_syntax, no_permission};
 
 /// Requests that stand one behind the other and go to the same shared connection.
 #[derive(Default)]
@@ -61,6 +61,7 @@ impl Client {
                 }
                 Scan::Nothing { length } => {
                     self.send_run(data, &mut run);
+                    self.take_wordless(b"");
                     at += length;
                 }
                 Scan::Inline { text, length } => {
@@ -484,7 +485,8 @@ impl Client {
 
     /// An inline request travels as the same request in its usual form.
     fn inline(&mut self, text: &[u8], learned: Option<&Learned>) -> Next {
-        let Ok(words) = split_inline(text) else {
+        let syntax = line_syntax(self.clients.thread.server_version());
+        let Ok(words) = split_inline(text, syntax) else {
             self.violate(RequestViolation::UnbalancedQuotes);
             return match self.ending {
                 Some(_) => Next::Used(0),
@@ -492,6 +494,7 @@ impl Client {
             };
         };
         let Some(name) = words.first() else {
+            self.take_wordless(text);
             return Next::Used(0);
         };
         let bytes = encode_request(&words);
@@ -505,6 +508,14 @@ impl Client {
                 Next::More => self.is_drained = true,
                 next => return next,
             }
+        }
+    }
+
+    /// Takes a request without a word. Where the server counts it, CLIENT REPLY SKIP and CLIENT CACHING spoke of it.
+    fn take_wordless(&mut self, line: &[u8]) {
+        if counts_without_a_word(self.clients.thread.server_version(), line) {
+            self.session.take_visible();
+            self.caching_ends(self.announcing(), None);
         }
     }
 

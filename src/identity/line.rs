@@ -1,6 +1,6 @@
 //! One line of `CLIENT LIST`, field by field as the server at hand writes it.
 
-use std::fmt::Write as _;
+use std::io::{self, Write as _};
 
 use super::{ClientFlag, ClientNames, ClientRecord, NO_COMMAND, shown_user};
 use crate::texts::ServerVersion;
@@ -43,8 +43,8 @@ pub fn client_line<S: AsRef<str>>(
     now_ms: u64,
     server: ServerVersion,
     command_name: impl Fn(u32) -> S,
-) -> String {
-    let mut line = String::with_capacity(384);
+) -> Vec<u8> {
+    let mut line = Vec::with_capacity(384);
     let result = write_line(
         &mut line,
         record,
@@ -52,26 +52,30 @@ pub fn client_line<S: AsRef<str>>(
         &LineFields::of(server),
         command_name,
     );
-    debug_assert_eq!(result, Ok(()), "a String takes every write");
+    debug_assert!(result.is_ok(), "a Vec takes every write");
     line
 }
 
 fn write_line<S: AsRef<str>>(
-    line: &mut String,
+    line: &mut Vec<u8>,
     record: &ClientRecord,
     now_ms: u64,
     fields: &LineFields,
     command_name: impl Fn(u32) -> S,
-) -> std::fmt::Result {
+) -> io::Result<()> {
     let names = record.names();
     write!(
         line,
-        "id={} addr={} laddr={} fd={} name={} age={} idle={} flags={}",
+        "id={} addr={} laddr={} fd={} name=",
         record.id(),
         record.peer(),
         record.laddr(),
         record.fd(),
-        shown(&names.name),
+    )?;
+    push_shown(line, &names.name);
+    write!(
+        line,
+        " age={} idle={} flags={}",
         now_ms.saturating_sub(record.created_ms()) / 1000,
         record.idle_ms(now_ms) / 1000,
         letters(record)
@@ -107,14 +111,15 @@ fn write_line<S: AsRef<str>>(
         )?;
     }
     write_memory(line, record, fields)?;
-    line.push_str(" cmd=");
+    line.extend_from_slice(b" cmd=");
     match record.last_command.get() {
-        NO_COMMAND => line.push_str("NULL"),
+        NO_COMMAND => line.extend_from_slice(b"NULL"),
         index => {
             let name = command_name(index);
             let name = name.as_ref();
             let container = name.split('|').next().unwrap_or_default();
-            line.push_str(if fields.of_7_0 { name } else { container });
+            let name = if fields.of_7_0 { name } else { container };
+            line.extend_from_slice(name.as_bytes());
         }
     }
     write_user(line, record, &names, fields)
@@ -122,27 +127,30 @@ fn write_line<S: AsRef<str>>(
 
 /// Writes the fields from `user` to `tot-cmds`.
 fn write_user(
-    line: &mut String,
+    line: &mut Vec<u8>,
     record: &ClientRecord,
     names: &ClientNames,
     fields: &LineFields,
-) -> std::fmt::Result {
+) -> io::Result<()> {
     let redirection = if record.has(ClientFlag::Tracking) {
         record.redirect.get() as i64
     } else {
         -1
     };
-    let user = shown(shown_user(&names.user));
-    write!(line, " user={user} redir={redirection}")?;
+    line.extend_from_slice(b" user=");
+    push_shown(line, shown_user(&names.user));
+    write!(line, " redir={redirection}")?;
     if fields.of_7_0 {
         write!(line, " resp={}", record.resp.get())?;
     }
     if fields.library {
-        let (name, version) = (shown(&names.lib_name), shown(&names.lib_ver));
-        write!(line, " lib-name={name} lib-ver={version}")?;
+        line.extend_from_slice(b" lib-name=");
+        push_shown(line, &names.lib_name);
+        line.extend_from_slice(b" lib-ver=");
+        push_shown(line, &names.lib_ver);
     }
     if fields.io_thread {
-        line.push_str(" io-thread=0");
+        line.extend_from_slice(b" io-thread=0");
     }
     if fields.totals {
         write!(
@@ -157,14 +165,14 @@ fn write_user(
 }
 
 /// Writes the fields from `qbuf` to `events`.
-fn write_memory(line: &mut String, record: &ClientRecord, fields: &LineFields) -> std::fmt::Result {
+fn write_memory(line: &mut Vec<u8>, record: &ClientRecord, fields: &LineFields) -> io::Result<()> {
     let query = record.query_bytes.get();
     let output = record.output_bytes.get();
     let total = query + output + size_of::<ClientRecord>() as u64;
     let (pieces, events) = if output > 0 { (1, "rw") } else { (0, "r") };
     write!(line, " qbuf={query} qbuf-free=0 argv-mem=0")?;
     if fields.of_7_0 {
-        line.push_str(" multi-mem=0 rbs=0 rbp=0");
+        line.extend_from_slice(b" multi-mem=0 rbs=0 rbp=0");
     }
     write!(
         line,
@@ -204,16 +212,10 @@ pub(super) fn letters(record: &ClientRecord) -> String {
     letters
 }
 
-/// Writes a name as text that can neither end the field nor the line, whatever bytes it has.
-fn shown(name: &[u8]) -> String {
-    String::from_utf8_lossy(name)
-        .chars()
-        .map(|c| {
-            if c.is_control() || c.is_whitespace() {
-                '?'
-            } else {
-                c
-            }
-        })
-        .collect()
+/// Appends a name as it is, but for what would end the field or the line.
+fn push_shown(line: &mut Vec<u8>, name: &[u8]) {
+    line.extend(name.iter().map(|byte| match byte {
+        b' ' | b'\t'..=b'\r' | 0 => b'?',
+        other => *other,
+    }));
 }

@@ -1,14 +1,23 @@
 //! Inline requests: one line of words, quoted as in Redis' `sdssplitargs`.
 
-/// Says that a quote is not closed, or that a closing quote has something right behind it.
+/// Says that a quote is not closed, or that one which ends a word has something right behind it.
 #[derive(Debug, PartialEq, Eq)]
 pub struct UnbalancedQuotes;
+
+/// Says by whose rules a line of words is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LineSyntax {
+    /// A closing quote ends the word: white space or the end must follow.
+    Redis,
+    /// As on Valkey 9.1, a word may go on behind a closing quote, and a backslash escapes no quote that ends the line.
+    Valkey,
+}
 
 /// Splits the text of an inline request (without its line end) into arguments.
 ///
 /// # Errors
-/// [`UnbalancedQuotes`] where Redis answers `unbalanced quotes in request`.
-pub fn split_inline(text: &[u8]) -> Result<Vec<Vec<u8>>, UnbalancedQuotes> {
+/// [`UnbalancedQuotes`] where the server answers `unbalanced quotes in request`.
+pub fn split_inline(text: &[u8], syntax: LineSyntax) -> Result<Vec<Vec<u8>>, UnbalancedQuotes> {
     // Redis works on a C string: what stands behind a NUL is not there.
     let text = text.split(|&byte| byte == 0).next().unwrap_or_default();
     let mut arguments = Vec::new();
@@ -22,7 +31,7 @@ pub fn split_inline(text: &[u8]) -> Result<Vec<Vec<u8>>, UnbalancedQuotes> {
         if rest.is_empty() {
             return Ok(arguments);
         }
-        let (argument, tail) = word(rest)?;
+        let (argument, tail) = word(rest, syntax)?;
         arguments.push(argument);
         rest = tail;
     }
@@ -33,14 +42,14 @@ fn is_space(byte: u8) -> bool {
     matches!(byte, b' ' | b'\t'..=b'\r')
 }
 
-/// Reads one argument; a quoted part ends it.
-fn word(text: &[u8]) -> Result<(Vec<u8>, &[u8]), UnbalancedQuotes> {
+/// Reads one argument.
+fn word(text: &[u8], syntax: LineSyntax) -> Result<(Vec<u8>, &[u8]), UnbalancedQuotes> {
     let mut argument = Vec::new();
     let mut rest = text;
     while let [first, tail @ ..] = rest {
         rest = match first {
-            b'"' => return closed(double_quoted(tail, &mut argument)?, argument),
-            b'\'' => return closed(single_quoted(tail, &mut argument)?, argument),
+            b'"' => closed(double_quoted(tail, syntax, &mut argument)?, syntax)?,
+            b'\'' => closed(single_quoted(tail, syntax, &mut argument)?, syntax)?,
             space if is_space(*space) => return Ok((argument, rest)),
             plain => {
                 argument.push(*plain);
@@ -51,16 +60,22 @@ fn word(text: &[u8]) -> Result<(Vec<u8>, &[u8]), UnbalancedQuotes> {
     Ok((argument, rest))
 }
 
-/// Checks that a closing quote has white space or the end behind it.
-fn closed(rest: &[u8], argument: Vec<u8>) -> Result<(Vec<u8>, &[u8]), UnbalancedQuotes> {
+/// Checks that a closing quote is one in front of `rest`.
+fn closed(rest: &[u8], syntax: LineSyntax) -> Result<&[u8], UnbalancedQuotes> {
     match rest.first() {
-        Some(&byte) if !is_space(byte) => Err(UnbalancedQuotes),
-        _ => Ok((argument, rest)),
+        Some(&byte) if syntax == LineSyntax::Redis && !is_space(byte) => Err(UnbalancedQuotes),
+        _ => Ok(rest),
     }
+}
+
+/// Tells whether a backslash escapes the byte in front of `rest`.
+fn escapes(syntax: LineSyntax, rest: &[u8]) -> bool {
+    syntax == LineSyntax::Redis || !rest.is_empty()
 }
 
 fn double_quoted<'a>(
     mut rest: &'a [u8],
+    syntax: LineSyntax,
     argument: &mut Vec<u8>,
 ) -> Result<&'a [u8], UnbalancedQuotes> {
     loop {
@@ -73,7 +88,7 @@ fn double_quoted<'a>(
                 argument.push(hex(*high) * 16 + hex(*low));
                 rest = tail;
             }
-            [b'\\', escaped, tail @ ..] => {
+            [b'\\', escaped, tail @ ..] if escapes(syntax, tail) => {
                 argument.push(match escaped {
                     b'n' => b'\n',
                     b'r' => b'\r',
@@ -94,13 +109,14 @@ fn double_quoted<'a>(
 
 fn single_quoted<'a>(
     mut rest: &'a [u8],
+    syntax: LineSyntax,
     argument: &mut Vec<u8>,
 ) -> Result<&'a [u8], UnbalancedQuotes> {
     loop {
         match rest {
             [] => return Err(UnbalancedQuotes),
             [b'\'', tail @ ..] => return Ok(tail),
-            [b'\\', b'\'', tail @ ..] => {
+            [b'\\', b'\'', tail @ ..] if escapes(syntax, tail) => {
                 argument.push(b'\'');
                 rest = tail;
             }
@@ -121,11 +137,15 @@ mod tests {
     use super::*;
 
     fn split(text: &str) -> Vec<String> {
-        let words = split_inline(text.as_bytes()).unwrap();
-        words
+        split_by(text, LineSyntax::Redis).unwrap()
+    }
+
+    fn split_by(text: &str, syntax: LineSyntax) -> Result<Vec<String>, UnbalancedQuotes> {
+        let words = split_inline(text.as_bytes(), syntax)?;
+        Ok(words
             .into_iter()
             .map(|word| String::from_utf8_lossy(&word).into_owned())
-            .collect()
+            .collect())
     }
 
     #[test]
@@ -143,12 +163,27 @@ mod tests {
 
     #[test]
     fn unbalanced_quotes() {
-        for text in ["\"a", "'a", "\"a\"b", "'a'b", "\"a\\\"", "a \""] {
-            assert_eq!(
-                split_inline(text.as_bytes()),
-                Err(UnbalancedQuotes),
-                "{text}"
-            );
+        let unbalanced = Err(UnbalancedQuotes);
+        for text in ["\"a", "'a", "\"a\\\" c", "a \"", "\"a\"b\"", "b\\\"c"] {
+            for syntax in [LineSyntax::Redis, LineSyntax::Valkey] {
+                assert_eq!(split_by(text, syntax), unbalanced, "{text}");
+            }
+        }
+        // Seen on Valkey 9.1.2, and refused by the others.
+        for (text, joined) in [
+            ("\"a\"b", "ab"),
+            ("'a'b", "ab"),
+            ("\"a\"\"b\"", "ab"),
+            ("'a'\"b\"c'd e'", "abcd e"),
+            ("\"a\"'b'c\\x41", "abc\\x41"),
+            ("''\"\"", ""),
+            ("\"b\\\"", "b\\"),
+            ("'b\\'", "b\\"),
+            ("\"b\\\"\"c", "b\"c"),
+        ] {
+            assert_eq!(split_by(text, LineSyntax::Redis), unbalanced, "{text}");
+            let words = split_by(text, LineSyntax::Valkey);
+            assert_eq!(words, Ok(vec![joined.to_owned()]), "{text}");
         }
     }
 }

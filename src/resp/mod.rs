@@ -8,7 +8,7 @@ mod reply;
 mod request;
 pub mod speak;
 
-pub use inline::split_inline;
+pub use inline::{LineSyntax, split_inline};
 pub use reply::{ReplyScanner, ScanProgress};
 pub use request::{Bounds, Request, RequestScanner, RequestViolation, Scan, count_requests};
 

@@ -31,19 +31,22 @@ pub fn integer(value: i64) -> Vec<u8> {
     out
 }
 
-/// Writes an error reply. `text` holds the code and the words; line ends in it become spaces, as in Redis.
-pub fn error(text: &str) -> Vec<u8> {
+/// Writes an error reply. `text` holds the code and the words, a client's as they are; line ends in it become spaces, as in Redis.
+pub fn error(text: impl AsRef<[u8]>) -> Vec<u8> {
+    let text = text.as_ref();
     let mut out = Vec::with_capacity(text.len() + 3);
     out.push(b'-');
-    out.extend(text.bytes().map(|byte| {
-        if matches!(byte, b'\r' | b'\n') {
-            b' '
-        } else {
-            byte
-        }
+    out.extend(text.iter().map(|byte| match byte {
+        b'\r' | b'\n' => b' ',
+        other => *other,
     }));
     out.extend_from_slice(b"\r\n");
     out
+}
+
+/// Returns as much of a client's word as Redis takes for a text of C.
+pub fn until_nul(word: &[u8]) -> &[u8] {
+    word.split(|&byte| byte == 0).next().unwrap_or_default()
 }
 
 /// Writes a request as clients send it.

@@ -79,6 +79,14 @@ impl Credentials {
         self.username == other.username && bool::from(self.password.ct_eq(&other.password))
     }
 
+    /// Returns them with a password of `chance`, which is nobody's: a user who has none takes that as well, and no other user does.
+    pub fn with_random_password(self, chance: u128) -> Self {
+        Self {
+            username: self.username.clone(),
+            password: format!("{chance:032x}").into_bytes().into(),
+        }
+    }
+
     /// Returns the memory that they take.
     pub fn held_bytes(&self) -> usize {
         self.username.as_ref().map_or(0, |name| name.len()) + self.password.len()

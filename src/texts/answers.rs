@@ -1,7 +1,8 @@
 //! What a server answers to commands of its connection alone.
 
 use super::ServerVersion;
-use crate::resp::speak::{OK, error};
+use crate::resp::LineSyntax;
+use crate::resp::speak::{OK, error, until_nul};
 
 /// Answers a command of clusters, on a server that is none.
 const NO_CLUSTER: &[u8] = b"-ERR This instance has cluster support disabled\r\n";
@@ -71,22 +72,25 @@ pub const NO_PASSWORD: &[u8] =
 
 /// Answers a word in HELLO that is none of its options.
 pub fn bad_hello_option(option: &[u8]) -> Vec<u8> {
-    let option = String::from_utf8_lossy(option);
-    error(&format!("ERR Syntax error in HELLO option '{option}'"))
+    error(
+        [
+            b"ERR Syntax error in HELLO option '",
+            until_nul(option),
+            b"'",
+        ]
+        .concat(),
+    )
 }
 
 /// Answers CLIENT SETINFO of an attribute that there is not.
 pub fn unknown_attribute(attribute: &[u8]) -> Vec<u8> {
-    let attribute = String::from_utf8_lossy(attribute);
-    error(&format!("ERR Unrecognized option '{attribute}'"))
+    error([b"ERR Unrecognized option '", until_nul(attribute), b"'"].concat())
 }
 
 /// Answers CLIENT SETINFO with what would break CLIENT LIST.
 pub fn bad_attribute(attribute: &[u8]) -> Vec<u8> {
-    let attribute = String::from_utf8_lossy(attribute);
-    error(&format!(
-        "ERR {attribute} cannot contain spaces, newlines or special characters."
-    ))
+    let what = b" cannot contain spaces, newlines or special characters.";
+    error([b"ERR ", attribute, what].concat())
 }
 
 /// Tells, on a Redis from 7.0 to 7.1, who is blocked in XREADGROUP that the stream is no stream any more.
@@ -99,6 +103,23 @@ pub const GROUP_GONE: &[u8] =
 /// Tells whether READONLY is taken outside of a cluster: Valkey's replicas go by it where a client follows redirections.
 pub fn takes_readonly(server: ServerVersion) -> bool {
     server.is_valkey_from((8, 0))
+}
+
+/// Tells whether a request without a word is one for CLIENT REPLY SKIP and CLIENT CACHING, which speak of the next: `line` is its text
+/// where it is a line, and empty where it is `*0`. Redis 8.2 was seen to count none, and Valkey no line of white space.
+pub fn counts_without_a_word(server: ServerVersion, line: &[u8]) -> bool {
+    match server.is_valkey_from((8, 1)) {
+        true => line.is_empty(),
+        false => !server.is_from((8, 2)),
+    }
+}
+
+/// Tells by whose rules a request that is a line of words is read.
+pub fn line_syntax(server: ServerVersion) -> LineSyntax {
+    match server.is_valkey_from((9, 1)) {
+        true => LineSyntax::Valkey,
+        false => LineSyntax::Redis,
+    }
 }
 
 /// Answers READONLY outside of a cluster.
@@ -130,5 +151,37 @@ pub fn import_source(is_off: bool) -> &'static [u8] {
         OK
     } else {
         b"-ERR Server is not in import mode\r\n"
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // Seen.
+    #[test]
+    fn what_a_client_has_sent_is_repeated_as_it_is_up_to_a_nul() {
+        assert_eq!(
+            bad_hello_option(b"a\xff\r\n\0b"),
+            b"-ERR Syntax error in HELLO option 'a\xff  '\r\n"
+        );
+        assert_eq!(
+            unknown_attribute(b"a\xff\0b"),
+            b"-ERR Unrecognized option 'a\xff'\r\n"
+        );
+    }
+
+    #[test]
+    fn a_request_without_a_word_counts_as_on_each_server() {
+        let counts = |server| [b"".as_slice(), b" \t"].map(|l| counts_without_a_word(server, l));
+        for (server, seen) in [
+            (ServerVersion::redis(6, 2, 5), [true, true]),
+            (ServerVersion::redis(7, 0, 15), [true, true]),
+            (ServerVersion::redis(8, 2, 3), [false, false]),
+            (ServerVersion::valkey(8, 1, 8), [true, false]),
+            (ServerVersion::valkey(9, 1, 2), [true, false]),
+        ] {
+            assert_eq!(counts(server), seen, "{server:?}");
+        }
     }
 }

@@ -13,8 +13,8 @@ pub use answers::{
     BAD_NAME, GROUP_GONE, NO_PASSWORD, NO_SUCH_CLIENT, NO_SUCH_DATABASE, NO_SUCH_PROTOCOL,
     NO_SUCH_REASON, NOAUTH, NOT_AN_INT, NOT_AN_INTEGER, NOTHING_TO_DISCARD, OTHER_KIND,
     PROTOCOL_NOT_AN_INTEGER, QUEUED, READ_ONLY, RESET, STREAM_GONE, SYNTAX_ERROR, TOO_MANY_CLIENTS,
-    UNBLOCKED, WRONGPASS, asking, bad_attribute, bad_hello_option, import_source, readonly,
-    readwrite, takes_readonly, unknown_attribute,
+    UNBLOCKED, WRONGPASS, asking, bad_attribute, bad_hello_option, counts_without_a_word,
+    import_source, line_syntax, readonly, readwrite, takes_readonly, unknown_attribute,
 };
 pub use errors::{is_busy, is_loading, is_no_permission, is_other_kind, is_unknown_command};
 pub use known::has_command;

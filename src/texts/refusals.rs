@@ -2,7 +2,7 @@
 
 use super::ServerVersion;
 use crate::resp::Request;
-use crate::resp::speak::error;
+use crate::resp::speak::{error, until_nul};
 
 /// Bounds the bytes of a word that an error repeats.
 const MOST_SHOWN: usize = 128;
@@ -44,7 +44,7 @@ pub fn wrong_arity(server: ServerVersion, name: &str, request: &Request<'_>) -> 
             _ => unknown_subcommand(server, request),
         };
     }
-    error(&format!(
+    error(format!(
         "ERR wrong number of arguments for '{name}' command"
     ))
 }
@@ -77,12 +77,12 @@ pub fn senseless_subcommand(server: ServerVersion, request: &Request<'_>) -> Vec
 
 fn subcommand_refusal(what: &str, word: &[u8], request: &Request<'_>) -> Vec<u8> {
     let container = until_nul(request.argument(0).unwrap_or_default()).to_ascii_uppercase();
-    let mut text = format!("-ERR {what} '").into_bytes();
+    let mut text = format!("ERR {what} '").into_bytes();
     text.extend_from_slice(word);
     text.extend_from_slice(b"'. Try ");
     text.extend(container);
     text.extend_from_slice(b" HELP.");
-    on_one_line(text)
+    error(text)
 }
 
 /// Answers a command that there is not.
@@ -94,7 +94,7 @@ pub fn unknown_command(server: ServerVersion, request: &Request<'_>) -> Vec<u8> 
     } else {
         (["`", "`"], ", ", until_nul(name))
     };
-    let mut text = format!("-ERR unknown command {}", quotes[0]).into_bytes();
+    let mut text = format!("ERR unknown command {}", quotes[0]).into_bytes();
     text.extend_from_slice(name);
     text.extend_from_slice(quotes[1].as_bytes());
     text.extend_from_slice(b", with args beginning with: ");
@@ -110,18 +110,17 @@ pub fn unknown_command(server: ServerVersion, request: &Request<'_>) -> Vec<u8> 
         text.extend_from_slice(quotes[1].as_bytes());
         text.extend_from_slice(separator.as_bytes());
     }
-    on_one_line(text)
+    error(text)
 }
 
 /// Answers a command that the rules for its user do not permit.
 pub fn no_permission(server: ServerVersion, user: &[u8], command: &str) -> Vec<u8> {
     if server.is_from((7, 2)) {
-        let user = String::from_utf8_lossy(user);
-        let text = format!("NOPERM User {user} has no permissions to run the '{command}' command");
-        return error(&text);
+        let what = format!(" has no permissions to run the '{command}' command");
+        return error([b"NOPERM User ", user, what.as_bytes()].concat());
     }
     let this_user = "NOPERM this user has no permissions to run the";
-    error(&if server.is_from((7, 0)) {
+    error(if server.is_from((7, 0)) {
         format!("{this_user} '{command}' command")
     } else {
         let container = container(command);
@@ -136,7 +135,7 @@ pub fn subscribers_may_not(server: ServerVersion, command: &str) -> Vec<u8> {
     } else {
         ("P", container(command))
     };
-    error(&format!(
+    error(format!(
         "ERR Can't execute '{command}': only ({letters})SUBSCRIBE / ({letters})UNSUBSCRIBE / PING / QUIT / RESET are allowed \
          in this context"
     ))
@@ -150,7 +149,7 @@ pub fn nesting_spoils(server: ServerVersion) -> bool {
 /// Answers MULTI or WATCH, `multi` or `watch`, inside MULTI.
 pub fn no_nesting(server: ServerVersion, command: &str) -> Vec<u8> {
     if server.is_valkey_from((9, 0)) {
-        return error(&format!(
+        return error(format!(
             "ERR Command '{command}' not allowed inside a transaction"
         ));
     }
@@ -178,22 +177,6 @@ fn container(command: &str) -> &str {
 fn first_bytes(word: Option<&[u8]>) -> &[u8] {
     let word = until_nul(word.unwrap_or_default());
     &word[..word.len().min(MOST_SHOWN)]
-}
-
-/// Returns what C takes for the text.
-fn until_nul(text: &[u8]) -> &[u8] {
-    text.split(|&byte| byte == 0).next().unwrap_or_default()
-}
-
-/// Makes the line of an error, whatever the client has put into it.
-fn on_one_line(mut text: Vec<u8>) -> Vec<u8> {
-    for byte in &mut text {
-        if matches!(*byte, b'\r' | b'\n') {
-            *byte = b' ';
-        }
-    }
-    text.extend_from_slice(b"\r\n");
-    text
 }
 
 #[cfg(test)]

@@ -334,3 +334,142 @@ fn a_subscribers_ping_is_marked_once_whatever_else_it_waits_for() {
     // One is the mark, one its own.
     assert_eq!(pings() - before, 2 * ROUNDS);
 }
+
+/// Lets one client say this directly and one through respool, each up to its last ECHO, and compares what they get.
+#[track_caller]
+fn same_said(redis: &Redis, respool: &Respool, what: &str, bytes: &[u8]) {
+    let say = |mut client: Client| {
+        client.send([bytes, &encode(&["ECHO", "the end"])].concat());
+        let mut got = Vec::new();
+        while !got.ends_with(b"the end\r\n") {
+            match client.try_reply_bytes() {
+                Some(reply) => got.extend(reply),
+                None => break,
+            }
+        }
+        got
+    };
+    same(&say(redis.client()), &say(respool.client()), what);
+}
+
+#[test]
+fn a_skip_is_used_up_by_a_request_without_a_word_where_the_server_counts_it() {
+    let redis = Redis::start(&[]);
+    let respool = Respool::start(&redis);
+    for empty in ["*0\r\n", "*-1\r\n", "\r\n", "\n", " \r\n", "\t\n"] {
+        for (before, behind) in [
+            ("CLIENT REPLY SKIP\r\n", "ECHO a\r\n"),
+            ("CLIENT REPLY SKIP\r\n", "RESET\r\nECHO a\r\n"),
+            (
+                "CLIENT REPLY SKIP\r\n",
+                "MULTI\r\nECHO a\r\nEXEC\r\nECHO b\r\n",
+            ),
+            ("WATCH k\r\nCLIENT REPLY SKIP\r\n", "GET k\r\nECHO a\r\n"),
+            (
+                "MULTI\r\nCLIENT REPLY SKIP\r\nPING\r\nEXEC\r\n",
+                "ECHO a\r\n",
+            ),
+            ("CLIENT REPLY OFF\r\n", "ECHO a\r\nCLIENT REPLY ON\r\n"),
+        ] {
+            let text = [before, empty, behind].concat();
+            same_said(&redis, &respool, &format!("{text:?}"), text.as_bytes());
+        }
+    }
+}
+
+#[test]
+fn client_caching_is_used_up_by_a_request_without_a_word_where_the_server_counts_it() {
+    let redis = Redis::start(&[]);
+    let respool = Respool::start(&redis);
+    let is_told = |mut client: Client, empty: &str| {
+        for line in ["HELLO 3", "CLIENT TRACKING ON OPTIN", "CLIENT CACHING YES"] {
+            client.cmd(&words(line));
+        }
+        // A line, since Valkey 8.1 takes what follows one of white space for lines as well.
+        client.send([empty, "GET k\r\n"].concat());
+        client.reply();
+        redis.cmd(&["SET", "k", "v"]);
+        // An invalidation comes in front of the answer.
+        client.send(encode(&["PING"]));
+        client.reply_bytes().starts_with(b">")
+    };
+    for empty in ["", "*0\r\n", "*-1\r\n", "\r\n", "\t\n"] {
+        let direct = is_told(redis.client(), empty);
+        assert_eq!(is_told(respool.client(), empty), direct, "{empty:?}");
+    }
+}
+
+#[test]
+fn a_user_without_a_password_takes_one_of_any_length() {
+    let redis = Redis::start(&[]);
+    let rules = ["ACL", "SETUSER", "ann", "on", ">pw", "~*", "&*", "+@all"];
+    assert_eq!(redis.cmd(&rules), Value::ok());
+    let respool = Respool::with(&redis)
+        .section("[auth]\nmax_failure_delay = \"0s\"")
+        .start();
+    for length in [16_384, 16_385, 300_000] {
+        let long = "x".repeat(length);
+        for shown in [
+            &["AUTH", "default", &long][..],
+            &["AUTH", &long],
+            &["AUTH", "ann", &long],
+            &["AUTH", &long, "pw"],
+            &["HELLO", "2", "AUTH", "ann", &long],
+        ] {
+            let bytes = [encode(shown), encode_lines(&["ACL WHOAMI", "GET k"])].concat();
+            let what = format!("{length} bytes: {}", shown[..shown.len() - 1].join(" "));
+            same_said(&redis, &respool, &what, &bytes);
+        }
+        let mut client = respool.client();
+        let hello = client.cmd(&["HELLO", "3", "AUTH", "default", &long]);
+        assert!(!hello.is_error(), "{hello:?}");
+    }
+}
+
+#[test]
+fn a_line_of_words_is_quoted_as_the_server_takes_it() {
+    let redis = Redis::start(&[]);
+    let respool = Respool::start(&redis);
+    for line in [
+        "PING \"a\"b",
+        "PING 'a'b",
+        "PING a\"b\"c",
+        "SET k \"a\"\"b\"",
+        "PING 'a'\"b\"c'd e'",
+        "PING \"a\"'b'c\\x41",
+        "\"PI\"NG ''\"\"",
+        "PING \"a",
+        "PING \"a\"b\"",
+        "PING \"b\\\"",
+        "PING 'b\\'",
+        "PING \"b\\\"c\"",
+        "PING \"b\\\" c",
+        "PING 'b\\'' ",
+        "PING 'b\\'c",
+        "PING b\\\"c",
+        "PING 'b\\'c'd",
+    ] {
+        let text = [line, "\r\n"].concat();
+        same_said(&redis, &respool, line, text.as_bytes());
+    }
+}
+
+#[test]
+fn a_user_is_named_by_the_bytes_of_its_name() {
+    let redis = Redis::start(&[]);
+    let user = &b"u\xc3\xff"[..];
+    let rules: [&[u8]; 8] = [
+        b"ACL", b"SETUSER", user, b"on", b"nopass", b"~*", b"&*", b"+@all",
+    ];
+    assert_eq!(redis.cmd(&rules), Value::ok());
+    let respool = Respool::start(&redis);
+    for mut client in [redis.client(), respool.client()] {
+        let shown: [&[u8]; 3] = [b"AUTH", user, b"any"];
+        assert_eq!(client.cmd(&shown), Value::ok());
+        client.send(encode(&["CLIENT", "LIST"]));
+        let lines = client.reply_bytes();
+        let field = [b" user=", user, b" "].concat();
+        let is_there = lines.windows(field.len()).any(|bytes| bytes == field);
+        assert!(is_there, "{}", show(&lines));
+    }
+}

@@ -5,7 +5,7 @@
 //! the reply is compared, of `&` the names of its `name=value` fields and their order, line by line.
 //! `RESPOOL_WORDS=text` sends only those that contain the text.
 
-use respool::checked::split_inline;
+use respool::checked::{LineSyntax, split_inline};
 
 use crate::harness::{Client, Redis, Respool, TESTED_SERVER, Value, encode, show};
 
@@ -50,7 +50,7 @@ impl Line {
             Some(("&", text)) => (Compare::FieldNames, text),
             _ => (Compare::Bytes, line),
         };
-        let words = split_inline(text.as_bytes());
+        let words = split_inline(text.as_bytes(), LineSyntax::Redis);
         Self {
             text,
             compare,

@@ -86,14 +86,6 @@ fn violations() -> Vec<Vec<u8>> {
     inputs
 }
 
-/// Lists quotes that something follows, or that stand behind a backslash: unbalanced to all but the newest servers.
-const OPEN_QUOTES: [&str; 4] = [
-    "GET \"a\"b\r\n",
-    "GET 'a'b\r\n",
-    "SET a \"b\\\"\r\n",
-    "SET a 'b\\'\r\n",
-];
-
 /// Lists inputs that are odd and allowed; each is sent with a QUIT after it.
 const ODDITIES: [&str; 21] = [
     "*0\r\n",
@@ -248,25 +240,6 @@ fn a_violation_behind_a_blocking_call_comes_after_its_reply() {
         assert_eq!(show(&proxied), show(&expected), "{violation:?}");
     }
     assert_undisturbed(&respool, bystander);
-}
-
-#[test]
-fn open_quotes_are_refused_as_by_the_servers_that_do() {
-    let redis = Redis::start(&[]);
-    let respool = Respool::start(&redis);
-    for input in OPEN_QUOTES {
-        // Valkey 9.1 takes the rest for a part of the word, and goes on.
-        let direct = exchange(redis.client(), &[input, "QUIT\r\n"].concat().into_bytes());
-        let proxied = exchange(respool.client(), input.as_bytes());
-        let refused = b"-ERR Protocol error: unbalanced quotes in request\r\n";
-        assert_eq!(show(&proxied), show(refused), "{input:?}");
-        if direct.starts_with(b"-") {
-            assert_eq!(show(&direct), show(refused), "{input:?}");
-        } else {
-            assert!(direct.ends_with(b"+OK\r\n"), "{}", show(&direct));
-        }
-    }
-    respool.assert_alive();
 }
 
 #[test]

@@ -205,8 +205,9 @@ impl OwnClients<'_> {
             (ClientSub::GetName, _) => self.get_name(),
             (ClientSub::SetInfo, [attribute, value]) => self.set_info(attribute, value),
             (ClientSub::Info, _) => {
-                let text = self.line(self.record) + "\n";
-                verbatim(self.protocol, text.as_bytes())
+                let mut text = self.line(self.record);
+                text.push(b'\n');
+                verbatim(self.protocol, &text)
             }
             (ClientSub::List, filters) => self.list(filters),
             (ClientSub::NoEvict, [on]) => self.switch(ClientFlag::NoEvict, on),
@@ -268,7 +269,7 @@ impl OwnClients<'_> {
         OK.to_vec()
     }
 
-    fn line(&self, record: &ClientRecord) -> String {
+    fn line(&self, record: &ClientRecord) -> Vec<u8> {
         // Before 7.0 subcommands have no names of their own.
         let is_full = self.clients.thread.server_version().is_from((7, 0));
         let name = |id: u32| match u16::try_from(id) {
@@ -285,18 +286,18 @@ impl OwnClients<'_> {
     fn list(&self, filters: &[&[u8]]) -> Vec<u8> {
         let (own, now_ms) = (self.record.id(), self.clients.thread.clock.now_ms());
         match ListFilter::parse(self.clients.thread.server_version(), filters) {
-            Err(text) => error(&text),
+            Err(text) => error(text),
             Ok(filter) => {
-                let mut text = String::new();
+                let mut text = Vec::new();
                 let chosen = filter.choose(&self.clients.registry, own, now_ms);
                 let price = filter.price(&self.clients.registry);
                 self.clients.searched(price + LINE_PRICE * chosen.len());
                 let chosen = chosen.into_iter();
                 for record in chosen.filter(|record| !self.gone.contains(&record.id())) {
-                    text.push_str(&self.line(&record));
-                    text.push('\n');
+                    text.extend(self.line(&record));
+                    text.push(b'\n');
                 }
-                verbatim(self.protocol, text.as_bytes())
+                verbatim(self.protocol, &text)
             }
         }
     }
@@ -307,7 +308,7 @@ impl OwnClients<'_> {
     /// What the client gets whose filters nobody understands.
     pub(in crate::client) fn kill(&self, filters: &[&[u8]]) -> Result<Kill, Vec<u8>> {
         let server = self.clients.thread.server_version();
-        let filter = KillFilter::parse(server, filters).map_err(|text| error(&text))?;
+        let filter = KillFilter::parse(server, filters).map_err(error)?;
         let (own, now_ms) = (self.record.id(), self.clients.thread.clock.now_ms());
         let chosen = filter.choose(&self.clients.registry, own, now_ms);
         self.clients.searched(filter.price(&self.clients.registry));

@@ -203,13 +203,16 @@ impl Client {
                 _under_way: None,
             });
         };
-        if shown.user().len().max(shown.password.len()) > MOST_SHOWN {
-            // A default user without a password would take it, and it would be kept and sent with every change.
+        if shown.user().len() > MOST_SHOWN {
             self.count_failure();
             return self.answer(WRONGPASS);
         }
         let clients = Rc::clone(&self.clients);
-        let shown = Rc::new(shown);
+        // A user without a password takes any, and what is taken is kept and sent with every change.
+        let shown = Rc::new(match shown.password.len() > MOST_SHOWN {
+            true => shown.with_random_password(rand::random()),
+            false => shown,
+        });
         let admitted = clients.begin_attempt(self.record.peer(), &shown, self.session.has_failed);
         let under_way = LoginUnderWay::begin(&clients, &self.entry);
         let shown = Shown(shown, hello, under_way);

@@ -182,7 +182,7 @@ impl Client {
         self.in_its_place().await?;
         self.clients.thread.counters.bound(Bound::Request).add(1);
         let most = self.gathered_bytes();
-        self.end_for_protocol(&error(&format!(
+        self.end_for_protocol(&error(format!(
             "ERR respool: a request of this command may measure {most} bytes, {GATHERED} times upstream.max_shared_request"
         )));
         Ok(())

@@ -6,10 +6,11 @@
 
 use super::{ClientFilter, ClientTraits, ClientType, KillFilter, ListFilter};
 use crate::resp::parse_integer;
+use crate::resp::speak::until_nul;
 use crate::texts::ServerVersion;
 
-const SYNTAX: &str = "ERR syntax error";
-const BAD_ID: &str = "ERR client-id should be greater than 0";
+const SYNTAX: &[u8] = b"ERR syntax error";
+const BAD_ID: &[u8] = b"ERR client-id should be greater than 0";
 
 /// Lists what Valkey 9 knows as letters of `flags`.
 const FLAGS: &[u8] = b"bcdeirtuxABEIMNOPRSTU";
@@ -21,7 +22,7 @@ impl KillFilter {
     ///
     /// # Errors
     /// The server's text, see the head of this file.
-    pub fn parse(server: ServerVersion, args: &[&[u8]]) -> Result<Self, String> {
+    pub fn parse(server: ServerVersion, args: &[&[u8]]) -> Result<Self, Vec<u8>> {
         let mut clients = ClientFilter::default();
         read_kill(server, args, &mut clients)?;
         Ok(Self {
@@ -44,14 +45,14 @@ impl ListFilter {
     ///
     /// # Errors
     /// The server's text, see the head of this file.
-    pub fn parse(server: ServerVersion, args: &[&[u8]]) -> Result<Self, String> {
+    pub fn parse(server: ServerVersion, args: &[&[u8]]) -> Result<Self, Vec<u8>> {
         if let [option, ids @ ..] = args
             && !ids.is_empty()
             && !is_unified(server)
             && is(option, "id")
         {
             let id =
-                |id: &&[u8]| parse_integer(id).ok_or_else(|| "ERR Invalid client ID".to_owned());
+                |id: &&[u8]| parse_integer(id).ok_or_else(|| b"ERR Invalid client ID".to_vec());
             return ids.iter().map(id).collect::<Result<_, _>>().map(Self::Ids);
         }
         let mut clients = ClientFilter::default();
@@ -74,10 +75,10 @@ fn read_kill(
     server: ServerVersion,
     args: &[&[u8]],
     clients: &mut ClientFilter,
-) -> Result<(), String> {
+) -> Result<(), Vec<u8>> {
     match args {
         [] if server.is_from((7, 0)) => {
-            Err("ERR wrong number of arguments for 'client|kill' command".to_owned())
+            Err(b"ERR wrong number of arguments for 'client|kill' command".to_vec())
         }
         [] => Err(SYNTAX.to_owned()),
         [addr] => {
@@ -98,7 +99,7 @@ fn read_list(
     server: ServerVersion,
     args: &[&[u8]],
     clients: &mut ClientFilter,
-) -> Result<(), String> {
+) -> Result<(), Vec<u8>> {
     match args {
         [] => Ok(()),
         [_] => Err(SYNTAX.to_owned()),
@@ -117,7 +118,7 @@ fn is_unified(server: ServerVersion) -> bool {
 }
 
 /// Reads the filters of Redis' KILL: the last of one given twice holds.
-fn pairs(server: ServerVersion, args: &[&[u8]], filter: &mut ClientFilter) -> Result<(), String> {
+fn pairs(server: ServerVersion, args: &[&[u8]], filter: &mut ClientFilter) -> Result<(), Vec<u8>> {
     for pair in args.chunks(2) {
         let &[option, value] = pair else {
             return Err(SYNTAX.to_owned());
@@ -139,7 +140,7 @@ fn common(
     filter: &mut ClientFilter,
     option: &[u8],
     value: &[u8],
-) -> Result<(), String> {
+) -> Result<(), Vec<u8>> {
     if is(option, "type") {
         filter.is.class = Some(class_of(server, value)?);
     } else if is(option, "addr") {
@@ -160,21 +161,25 @@ fn common(
 }
 
 /// Reads the one id of Redis' KILL. Before 7.0 any number will do, and 0 stands for everybody.
-fn ids_of_kill(server: ServerVersion, value: &[u8]) -> Result<Option<Vec<u64>>, String> {
+fn ids_of_kill(server: ServerVersion, value: &[u8]) -> Result<Option<Vec<u64>>, Vec<u8>> {
     let number = parse_integer(value);
     if server.is_from((7, 0)) {
         let id = number.and_then(positive).ok_or_else(|| BAD_ID.to_owned())?;
         return Ok(Some(vec![id]));
     }
     match number {
-        None => Err("ERR value is not an integer or out of range".to_owned()),
+        None => Err(b"ERR value is not an integer or out of range".to_vec()),
         Some(0) => Ok(None),
         Some(number) => Ok(Some(positive(number).into_iter().collect())),
     }
 }
 
 /// Reads the filters of Valkey, for KILL and LIST.
-fn unified(server: ServerVersion, args: &[&[u8]], filter: &mut ClientFilter) -> Result<(), String> {
+fn unified(
+    server: ServerVersion,
+    args: &[&[u8]],
+    filter: &mut ClientFilter,
+) -> Result<(), Vec<u8>> {
     let has_more_words = server.is_valkey_from((9, 0));
     let mut rest = args;
     while let [option, behind @ ..] = rest {
@@ -207,7 +212,7 @@ fn unified(server: ServerVersion, args: &[&[u8]], filter: &mut ClientFilter) -> 
 fn take_ids<'a, 'b>(
     traits: &mut ClientTraits,
     mut words: &'a [&'b [u8]],
-) -> Result<&'a [&'b [u8]], String> {
+) -> Result<&'a [&'b [u8]], Vec<u8>> {
     let ids = traits.ids.get_or_insert_default();
     while let [word, behind @ ..] = words
         && let Some(number) = parse_integer(word)
@@ -224,7 +229,7 @@ fn take_trait(
     filter: &mut ClientFilter,
     option: &[u8],
     value: &[u8],
-) -> Result<bool, String> {
+) -> Result<bool, Vec<u8>> {
     let (plain, is_not) = match option.split_at_checked(4) {
         Some((prefix, plain)) if is(prefix, "not-") => (plain, true),
         _ => (option, false),
@@ -256,8 +261,8 @@ fn take_trait(
     } else if of("db") {
         let which = if is_not { "NOT-DB" } else { "DB" };
         let number = parse_integer(value).and_then(|number| i32::try_from(number).ok());
-        let number =
-            number.ok_or_else(|| format!("ERR {which} is not an integer or out of range"))?;
+        let number = number
+            .ok_or_else(|| format!("ERR {which} is not an integer or out of range").into_bytes())?;
         // One that there cannot be the server refuses.
         traits.database = Some(u32::try_from(number).unwrap_or(u32::MAX));
     } else if !is_not {
@@ -277,17 +282,15 @@ fn take_trait(
 }
 
 /// Returns letters, if all of them are known.
-fn all_of(what: &str, which: &str, value: &[u8], known: &[u8]) -> Result<Box<[u8]>, String> {
+fn all_of(what: &str, which: &str, value: &[u8], known: &[u8]) -> Result<Box<[u8]>, Vec<u8>> {
     if value.iter().all(|letter| known.contains(letter)) {
         return Ok(value.into());
     }
-    let shown = quoted(value);
-    Err(format!(
-        "ERR Unknown {what} found in the {which} filter: {shown}"
-    ))
+    let text = format!("ERR Unknown {what} found in the {which} filter: ");
+    Err([text.as_bytes(), until_nul(value)].concat())
 }
 
-fn class_of(server: ServerVersion, name: &[u8]) -> Result<ClientType, String> {
+fn class_of(server: ServerVersion, name: &[u8]) -> Result<ClientType, Vec<u8>> {
     const NAMES: [(&str, ClientType); 6] = [
         ("normal", ClientType::Normal),
         ("slave", ClientType::Replica),
@@ -302,7 +305,7 @@ fn class_of(server: ServerVersion, name: &[u8]) -> Result<ClientType, String> {
         .iter()
         .find(|(known, _)| is(name, known))
         .map(|&(_, class)| class)
-        .ok_or_else(|| format!("ERR Unknown client type '{}'", quoted(name)))
+        .ok_or_else(|| [b"ERR Unknown client type '", until_nul(name), b"'"].concat())
 }
 
 /// Tells whether `word` is `name`, in any case.
@@ -310,21 +313,12 @@ fn is(word: &[u8], name: &str) -> bool {
     word.eq_ignore_ascii_case(name.as_bytes())
 }
 
-fn seconds(option: &str, value: &[u8]) -> Result<u64, String> {
+fn seconds(option: &str, value: &[u8]) -> Result<u64, Vec<u8>> {
     let number = parse_integer(value)
-        .ok_or_else(|| format!("ERR {option} is not an integer or out of range"))?;
-    positive(number).ok_or_else(|| format!("ERR {option} should be greater than 0"))
+        .ok_or_else(|| format!("ERR {option} is not an integer or out of range").into_bytes())?;
+    positive(number).ok_or_else(|| format!("ERR {option} should be greater than 0").into_bytes())
 }
 
 fn positive(number: i64) -> Option<u64> {
     u64::try_from(number).ok().filter(|&number| number > 0)
-}
-
-/// Writes an argument as it stands inside an error text, as a C string without line ends.
-fn quoted(argument: &[u8]) -> String {
-    let end = argument
-        .iter()
-        .position(|&b| b == 0)
-        .unwrap_or(argument.len());
-    String::from_utf8_lossy(&argument[..end]).replace(['\r', '\n'], " ")
 }
