@@ -148,6 +148,44 @@ fn who_loses_a_thousand_channels_ends_after_a_few_questions() {
     assert_eq!(stays.reply(), message("c", "m"));
 }
 
+/// The server may take one of them no more, and what it says to who has shown that is not for who has shown the other.
+#[test]
+fn a_permission_is_asked_for_by_each_password_of_a_user() {
+    // Before 7.0 the server does not count subcommands apart.
+    needs!("ACL SETUSER u -client|list");
+    let redis = with_users("-acl");
+    redis.set_user("ann", &[">other"]);
+    let respool = Respool::with(&redis)
+        .top("workers = 1")
+        .upstream(&format!("{OWN}\nmax_connections = 12"))
+        .section(PASSED_THROUGH)
+        .start();
+    let mut clients: Vec<Client> = ["pw", "other"]
+        .map(|password| {
+            let mut client = respool.client();
+            assert_eq!(client.cmd(&["AUTH", "ann", password]), Value::ok());
+            client
+        })
+        .into();
+    redis.pause();
+    for client in &mut clients {
+        client.send(encode(&["CLIENT", "GETNAME"]));
+    }
+    for client in &mut clients {
+        assert_eq!(client.reply(), Value::NullBulk);
+    }
+    redis.resume();
+    let asked = || {
+        let text = redis.cmd(&["INFO", "commandstats"]).text();
+        let line = text
+            .lines()
+            .find(|line| line.starts_with("cmdstat_client|getname:"));
+        let calls = line.and_then(|line| line.split(['=', ',']).nth(1)?.parse::<usize>().ok());
+        calls.unwrap_or(0)
+    };
+    eventually(|| asked() == 2, "each password has asked");
+}
+
 /// Tells how many subscriptions the server has refused.
 fn refused_subscriptions(redis: &Redis) -> usize {
     let text = redis.cmd(&["INFO", "commandstats"]).text();

@@ -17,7 +17,7 @@ use crate::client::refusals::refusal;
 use crate::client::story::{Awaited, Told};
 use crate::command::{ClientSub, Local};
 use crate::resp::speak::encode_request;
-use crate::session::stand_in_for;
+use crate::session::{Credentials, stand_in_for};
 use crate::texts::ServerVersion;
 use crate::upstream::PinError;
 
@@ -37,13 +37,16 @@ fn question_of(server: ServerVersion, sub: ClientSub) -> Option<&'static [&'stat
 /// Is a question about a permission that is under way, for all who wait for what it comes to.
 #[derive(Default)]
 pub(in crate::client) struct PermissionQuestion {
+    /// Has what its key points at live for as long as it is under way.
+    _shown: Option<Rc<Credentials>>,
     answer: RefCell<Option<PermissionResult>>,
     is_over: Cell<bool>,
     over: Notify,
 }
 
-/// Names a question about a permission: whose, `None`: of respool's own user, and for what.
-pub(in crate::client) type PermissionKey = (Option<Box<[u8]>>, ClientSub);
+/// Names a question about a permission: by what its asker has shown, `None`: it is respool's own user, and for what. Of one user's two
+/// passwords the server may take no more than one.
+pub(in crate::client) type PermissionKey = (Option<*const Credentials>, ClientSub);
 
 impl PermissionQuestion {
     /// Returns what the server has said; `None`: it could not be asked.
@@ -137,22 +140,26 @@ impl Client {
         Ok(told.ok().flatten().unwrap_or(Ok(())))
     }
 
-    /// Returns the question of whether the client's user may use `sub`. It is asked once for all who want to know at the same time: a server
+    /// Returns the question of whether the client's user may use `sub`. It is asked once for all who have shown the same and want to know at the same
+    /// time: a server
     /// that does not answer is asked nothing more, however many come, and leave.
     fn permission_question(
         &self,
         sub: ClientSub,
         asking: impl Future<Output = Result<PermissionResult, PinError>> + 'static,
     ) -> Rc<PermissionQuestion> {
-        let user = self.session.state.user.as_deref();
-        let key = (user.map(|user| user.user().into()), sub);
+        let shown = self.session.state.user.clone();
+        let key = (shown.as_ref().map(Rc::as_ptr), sub);
         let clients = Rc::clone(&self.clients);
         let mut questions = clients.permission_questions.borrow_mut();
         if let Some(question) = questions.get(&key) {
             return Rc::clone(question);
         }
-        let question = Rc::new(PermissionQuestion::default());
-        questions.insert(key.clone(), Rc::clone(&question));
+        let question = Rc::new(PermissionQuestion {
+            _shown: shown,
+            ..PermissionQuestion::default()
+        });
+        questions.insert(key, Rc::clone(&question));
         drop(questions);
         let asked = Rc::clone(&question);
         // What it comes to is for those who come later, too.
