@@ -61,21 +61,33 @@ fn name_of(host: &str) -> Option<&str> {
     }
 }
 
+/// Lists the keys by which the token can be written.
+const TOKEN_KEYS: [&str; 3] = ["admin.token", "admin.token_file", "admin.token_env"];
+
+/// Returns what whoever changes something must show, by the first key that says so, and adds to the problems where one cannot be read.
+fn token(
+    file: &WrittenFile,
+    around: &FileSurroundings<'_>,
+    problems: &mut Vec<ConfigProblem>,
+) -> Option<PasswordDigest> {
+    let mut first = None;
+    for key in TOKEN_KEYS {
+        match auth::secret(file, around, key) {
+            Ok(found) => first = first.or(found),
+            Err(problem) => problems.push(problem),
+        }
+    }
+    first.map(|token| PasswordDigest::of(token.expose().as_bytes()))
+}
+
 /// Returns the endpoint that `file` means, and what is wrong with it.
 pub(super) fn admin(
     file: &WrittenFile,
     around: &FileSurroundings<'_>,
 ) -> (AdminSettings, Vec<ConfigProblem>) {
     let mut problems = Vec::new();
-    let mut tokens = Vec::new();
-    let token_keys = ["admin.token", "admin.token_file", "admin.token_env"];
-    for key in token_keys {
-        match auth::secret(file, around, key) {
-            Ok(found) => tokens.extend(found),
-            Err(problem) => problems.push(problem),
-        }
-    }
-    let written: Vec<&str> = token_keys
+    let token = token(file, around, &mut problems);
+    let written: Vec<&str> = TOKEN_KEYS
         .into_iter()
         .filter(|key| file.line(key).is_some())
         .collect();
@@ -99,9 +111,7 @@ pub(super) fn admin(
         mode: file.mode("admin.mode"),
         max_connections: file.number("admin.max_connections"),
         hosts: file.texts("admin.hosts"),
-        token: tokens
-            .first()
-            .map(|token| PasswordDigest::of(token.expose().as_bytes())),
+        token,
         read_token,
     };
     let has_file = [&admin.address, &admin.health_address]

@@ -88,6 +88,24 @@ fn write_line<S: AsRef<str>>(
         };
         write!(line, " capa={capa}")?;
     }
+    write_session(line, record, fields)?;
+    write_memory(line, record, fields)?;
+    line.extend_from_slice(b" cmd=");
+    match record.last_command.get() {
+        NO_COMMAND => line.extend_from_slice(b"NULL"),
+        index => {
+            let name = command_name(index);
+            let name = name.as_ref();
+            let container = name.split('|').next().unwrap_or_default();
+            let name = if fields.of_7_0 { name } else { container };
+            line.extend_from_slice(name.as_bytes());
+        }
+    }
+    write_user(line, record, &names, fields)
+}
+
+/// Writes the fields from `db` to `watch`.
+fn write_session(line: &mut Vec<u8>, record: &ClientRecord, fields: &LineFields) -> io::Result<()> {
     let (channels, patterns) = (record.channels.get(), record.patterns.get());
     write!(
         line,
@@ -110,19 +128,7 @@ fn write_line<S: AsRef<str>>(
             u8::from(record.has(ClientFlag::Watching))
         )?;
     }
-    write_memory(line, record, fields)?;
-    line.extend_from_slice(b" cmd=");
-    match record.last_command.get() {
-        NO_COMMAND => line.extend_from_slice(b"NULL"),
-        index => {
-            let name = command_name(index);
-            let name = name.as_ref();
-            let container = name.split('|').next().unwrap_or_default();
-            let name = if fields.of_7_0 { name } else { container };
-            line.extend_from_slice(name.as_bytes());
-        }
-    }
-    write_user(line, record, &names, fields)
+    Ok(())
 }
 
 /// Writes the fields from `user` to `tot-cmds`.

@@ -25,7 +25,7 @@ pub(super) enum Finishing {
     /// It goes on sending as before.
     #[default]
     No,
-    /// Since that time nothing more is sent; the server is told so when it has been sent everything.
+    /// Nothing more is sent since that time; the server is told so when it has been sent everything.
     Asked(u64),
     /// It was asked for then, and the server has been told.
     Told(u64),

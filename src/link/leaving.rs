@@ -12,7 +12,7 @@ pub struct Leaving {
     pub cause: LossCause,
     /// It takes no new work from then on.
     pub from_micros: u64,
-    /// What it is lent for may go on until then.
+    /// Whoever it is lent to may go on with it until then.
     pub until_micros: u64,
 }
 

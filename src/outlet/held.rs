@@ -18,7 +18,7 @@ pub(super) struct HeldForClient {
     input: Cell<usize>,
     /// TLS holds so much: what is not sent yet, and the start of a record that has not arrived whole.
     stream: Cell<u32>,
-    /// So much else is kept while it is there: names of what it is subscribed to, its blocked call.
+    /// It keeps so much else while it is there: names of what it is subscribed to, its blocked call.
     kept: Cell<u32>,
     /// It takes so much to wait for what it waits for.
     wait: Cell<u32>,

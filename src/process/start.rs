@@ -82,11 +82,7 @@ async fn serve(
     let signals = SignalStream::new()
         .map_err(|error| RunError::Start(format!("cannot handle signals: {error}")))?;
     let descriptors = enough_descriptors(&settings);
-    let mut bound = Vec::new();
-    for listener in &settings.listeners {
-        let keepalive = settings.limits.keepalive;
-        bound.push(BoundListener::new(listener, keepalive).map_err(RunError::Start)?);
-    }
+    let bound = bind_listeners(&settings)?;
     let (admin, endpoint_files) = bind_endpoint(&settings)?;
     keep_descriptors(
         settings.descriptors_needed(),
@@ -146,6 +142,15 @@ fn enough_descriptors(settings: &Settings) -> u64 {
         );
     }
     descriptors
+}
+
+/// Binds the addresses at which clients come.
+fn bind_listeners(settings: &Settings) -> Result<Vec<BoundListener>, RunError> {
+    let keepalive = settings.limits.keepalive;
+    let listeners = settings.listeners.iter();
+    listeners
+        .map(|listener| BoundListener::new(listener, keepalive).map_err(RunError::Start))
+        .collect()
 }
 
 /// Serves the operator's endpoint at each of its addresses until `ended` says so.

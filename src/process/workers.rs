@@ -100,14 +100,7 @@ pub(super) fn start_workers(
     let registry = ClientRegistry::new();
     let mailboxes: Vec<_> = (0..settings.workers).map(|_| mailbox()).collect();
     let senders: Vec<_> = mailboxes.iter().map(|(sender, _)| sender.clone()).collect();
-    for (index, sender) in senders.iter().enumerate() {
-        let sender = sender.clone();
-        // A worker so far behind looks for itself when its next pin falls idle.
-        process.budget.set_reclaimer(
-            index,
-            Box::new(move || drop(sender.try_send(WorkerMessage::Reclaim))),
-        );
-    }
+    set_reclaimers(&process.budget, &senders);
     let tell_workers = Arc::new(Mailboxes {
         senders,
         start: Instant::now(),
@@ -151,6 +144,16 @@ pub(super) fn start_workers(
         fault: Arc::default(),
     };
     Ok((intake, view))
+}
+
+/// Sets how the budget asks each worker to close its idle pins.
+fn set_reclaimers(budget: &SocketBudget, senders: &[mpsc::Sender<WorkerMessage>]) {
+    for (index, sender) in senders.iter().enumerate() {
+        let sender = sender.clone();
+        // A worker so far behind looks for itself when its next pin falls idle.
+        let reclaim = move || drop(sender.try_send(WorkerMessage::Reclaim));
+        budget.set_reclaimer(index, Box::new(reclaim));
+    }
 }
 
 fn start_each(

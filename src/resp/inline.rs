@@ -9,7 +9,7 @@ pub struct UnbalancedQuotes;
 pub enum LineSyntax {
     /// A closing quote ends the word: white space or the end must follow.
     Redis,
-    /// As on Valkey 9.1, a word may go on behind a closing quote, and a backslash escapes no quote that ends the line.
+    /// A word may go on behind a closing quote, as on Valkey 9.1, and a backslash escapes no quote that ends the line.
     Valkey,
 }
 
@@ -42,7 +42,7 @@ fn is_space(byte: u8) -> bool {
     matches!(byte, b' ' | b'\t'..=b'\r')
 }
 
-/// Reads one argument.
+/// Reads the argument at the start of `text`, and returns it with what stands behind it.
 fn word(text: &[u8], syntax: LineSyntax) -> Result<(Vec<u8>, &[u8]), UnbalancedQuotes> {
     let mut argument = Vec::new();
     let mut rest = text;

@@ -177,45 +177,16 @@ impl RequestScanner {
             }
         }
         loop {
-            if self.is_at_end {
-                match buf.get(self.next..self.next + LINE_END.len()) {
-                    Some(end) if end == LINE_END => {}
-                    Some(_) => return Scan::Violation(RequestViolation::LineEnd),
-                    None => return Scan::Incomplete,
-                }
-                self.next += LINE_END.len();
-                self.is_at_end = false;
+            if self.is_at_end
+                && let Some(found) = self.argument_end(buf)
+            {
+                return found;
             }
             if self.left == 0 {
                 break;
             }
-            if self.next >= buf.len() {
-                return Scan::Incomplete;
-            }
-            match header(buf, self.next) {
-                HeaderLine::Line { value, after } if buf[self.next] == b'$' => {
-                    if buf[after - 1] != b'\n' {
-                        return Scan::Violation(RequestViolation::LineEnd);
-                    }
-                    if let Some(violation) = self.length_violation(value, after, bounds) {
-                        return Scan::Violation(violation);
-                    }
-                    let end = after + value as usize;
-                    if self.left == self.count {
-                        self.name = after..end;
-                    }
-                    self.next = end;
-                    self.is_at_end = true;
-                    self.left -= 1;
-                }
-                HeaderLine::Incomplete if buf.len() - self.next > MAX_LINE => {
-                    return Scan::Violation(RequestViolation::BulkLine);
-                }
-                HeaderLine::Incomplete => return Scan::Incomplete,
-                _ if buf[self.next] != b'$' => {
-                    return Scan::Violation(RequestViolation::ExpectedBulk(buf[self.next]));
-                }
-                _ => return Scan::Violation(RequestViolation::BulkLength),
+            if let Some(found) = self.length_line(buf, bounds) {
+                return found;
             }
         }
         let length = self.next;
@@ -290,6 +261,53 @@ impl RequestScanner {
             }
             HeaderLine::Incomplete => Some(Scan::Incomplete),
             HeaderLine::NotInteger => Some(Scan::Violation(RequestViolation::MultibulkLength)),
+        }
+    }
+
+    /// Goes past the line end of an argument; returns what is found in its place.
+    #[inline]
+    fn argument_end(&mut self, buf: &[u8]) -> Option<Scan> {
+        match buf.get(self.next..self.next + LINE_END.len()) {
+            Some(end) if end == LINE_END => {}
+            Some(_) => return Some(Scan::Violation(RequestViolation::LineEnd)),
+            None => return Some(Scan::Incomplete),
+        }
+        self.next += LINE_END.len();
+        self.is_at_end = false;
+        None
+    }
+
+    /// Goes past the line that tells how long the next argument is, and the argument; returns what is found in its place.
+    #[inline]
+    fn length_line(&mut self, buf: &[u8], bounds: &Bounds) -> Option<Scan> {
+        if self.next >= buf.len() {
+            return Some(Scan::Incomplete);
+        }
+        match header(buf, self.next) {
+            HeaderLine::Line { value, after } if buf[self.next] == b'$' => {
+                if buf[after - 1] != b'\n' {
+                    return Some(Scan::Violation(RequestViolation::LineEnd));
+                }
+                if let Some(violation) = self.length_violation(value, after, bounds) {
+                    return Some(Scan::Violation(violation));
+                }
+                let end = after + value as usize;
+                if self.left == self.count {
+                    self.name = after..end;
+                }
+                self.next = end;
+                self.is_at_end = true;
+                self.left -= 1;
+                None
+            }
+            HeaderLine::Incomplete if buf.len() - self.next > MAX_LINE => {
+                Some(Scan::Violation(RequestViolation::BulkLine))
+            }
+            HeaderLine::Incomplete => Some(Scan::Incomplete),
+            _ if buf[self.next] != b'$' => Some(Scan::Violation(RequestViolation::ExpectedBulk(
+                buf[self.next],
+            ))),
+            _ => Some(Scan::Violation(RequestViolation::BulkLength)),
         }
     }
 

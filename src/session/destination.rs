@@ -113,7 +113,7 @@ pub enum StoryKind {
     Exec,
     /// It is WAIT or WAITAOF.
     Wait,
-    /// It is MONITOR.
+    /// It is MONITOR, whose client is shown what all others send.
     Monitor,
     /// It names a client to which invalidations are redirected, or is told which.
     Redirection,

@@ -37,7 +37,7 @@ pub enum NextMark {
     /// None was asked for.
     #[default]
     None,
-    /// It is queued.
+    /// The server has queued this mark.
     Queued(Fence),
     /// The server has refused to queue it, and will not run the transaction.
     Refused,

@@ -49,7 +49,7 @@ pub struct Routed {
 /// Holds what a client's group may not use, and what the client is told that uses it all the same.
 #[derive(Clone, Copy)]
 pub struct Denial<'a> {
-    /// Lists the commands.
+    /// Lists the commands that the group may not use.
     pub commands: &'a DenySet,
     /// Returns what the server would answer the client whose rules do not permit it a command of this name.
     pub refusal: &'a dyn Fn(&str) -> Vec<u8>,

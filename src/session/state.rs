@@ -25,7 +25,7 @@ impl Protocol {
         }
     }
 
-    /// Returns its null.
+    /// Returns the null of this protocol.
     pub fn null(self) -> &'static [u8] {
         match self {
             Self::Resp2 => b"$-1\r\n",
@@ -41,7 +41,7 @@ const ANY_PASSWORD: &[u8] = b"respool: has not authenticated";
 pub struct Credentials {
     /// Names the user; `None`: the legacy `AUTH password`, for the default user.
     pub username: Option<Box<[u8]>>,
-    /// Holds the password.
+    /// Holds the password that goes with it.
     pub password: Box<[u8]>,
 }
 
@@ -162,7 +162,7 @@ pub enum Effect {
 /// Holds one command of a change.
 #[derive(Clone)]
 pub struct Step {
-    /// Holds the request.
+    /// Holds the request as it is sent.
     pub request: Vec<u8>,
     /// Says what `+OK`, `+RESET` or HELLO's map in answer to it means.
     pub effect: Effect,
@@ -405,7 +405,7 @@ mod tests {
         user("respool").map_or(Own::Unnamed, Own::User)
     }
 
-    /// Whose a connection is at the server.
+    /// Says whose a connection is at the server.
     #[derive(Debug, PartialEq)]
     enum Whose {
         /// Nobody has authenticated on it.

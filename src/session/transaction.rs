@@ -59,13 +59,13 @@ pub struct Tracking {
     pub redirect: Option<u64>,
 }
 
-/// So many SELECTs are remembered of one transaction; one with more keeps its connection to itself.
+/// Bounds the SELECTs that are remembered of one transaction; one with more keeps its connection to itself.
 const MAX_SELECTS: usize = 64;
 
 /// Holds what a server has queued behind a MULTI.
 #[derive(Debug, Default)]
 struct QueuedCommands {
-    /// Counts them.
+    /// Counts all that are queued.
     count: u32,
     /// Is set once the server has refused a command: EXEC runs nothing.
     is_spoilt: bool,

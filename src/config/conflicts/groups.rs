@@ -9,6 +9,32 @@ impl SettingConflicts<'_> {
         let group = &self.settings.groups[index];
         let key = |name: &str| format!("group[{index}].{name}");
         let label = label_of(group);
+        self.in_caps(index, &label);
+        let prefix = key("per_ipv6_prefix");
+        if self.is_written(&prefix) && !matches!(group.per, CapScope::Address { .. }) {
+            self.add(
+                &[&prefix, &key("per")],
+                format!("{label} does not count by address"),
+                "add per = \"address\", or remove per_ipv6_prefix".to_owned(),
+            );
+        }
+        self.in_cap_behaviour(index, &label);
+        let earlier = self.settings.groups[..index]
+            .iter()
+            .any(|other| other.name == group.name);
+        if earlier && !group.name.is_empty() {
+            self.add(
+                &[&key("name")],
+                format!("there is an earlier {label}"),
+                "give each group a name of its own".to_owned(),
+            );
+        }
+    }
+
+    /// Finds caps that a group never comes to, and a warning that comes no earlier than its cap.
+    fn in_caps(&mut self, index: usize, label: &str) {
+        let group = &self.settings.groups[index];
+        let key = |name: &str| format!("group[{index}].{name}");
         let max_clients = self.settings.limits.max_clients;
         for (name, cap) in [
             ("max_connections", group.max_connections),
@@ -44,25 +70,6 @@ impl SettingConflicts<'_> {
                 ],
                 format!("{label} can never hold {pinned}: {lent} connections can be pinned"),
                 format!("set max_pinned to at most {lent}, or raise upstream.max_connections"),
-            );
-        }
-        let prefix = key("per_ipv6_prefix");
-        if self.is_written(&prefix) && !matches!(group.per, CapScope::Address { .. }) {
-            self.add(
-                &[&prefix, &key("per")],
-                format!("{label} does not count by address"),
-                "add per = \"address\", or remove per_ipv6_prefix".to_owned(),
-            );
-        }
-        self.in_cap_behaviour(index, &label);
-        let earlier = self.settings.groups[..index]
-            .iter()
-            .any(|other| other.name == group.name);
-        if earlier && !group.name.is_empty() {
-            self.add(
-                &[&key("name")],
-                format!("there is an earlier {label}"),
-                "give each group a name of its own".to_owned(),
             );
         }
     }

@@ -46,13 +46,7 @@ impl Upstream {
     ) {
         let mut permit = permit;
         while !self.is_stopping() {
-            // The first is kept open by this loop; the others are opened when they are needed.
-            let probe = if slot == 0 {
-                self.pause_or_probe().await
-            } else {
-                self.pause().await;
-                None
-            };
+            let probe = self.attempt_due(slot).await;
             let permit = match permit.take() {
                 None if slot == 0 => match self.first_permit().await {
                     None => continue,
@@ -98,6 +92,16 @@ impl Upstream {
             self.schedule.borrow_mut().open(slot, &state);
             self.act();
         }
+    }
+
+    /// Waits until an attempt to open shared connection `slot` is due. The first is kept open, so it may be the one that tries for the
+    /// process while the circuit is open; the others are opened when they are needed.
+    async fn attempt_due(&self, slot: usize) -> Option<ConnectProbe> {
+        if slot == 0 {
+            return self.pause_or_probe().await;
+        }
+        self.pause().await;
+        None
     }
 
     /// Serves a connection that was opened in a state, or after another was refused.
