@@ -27,7 +27,7 @@ use crate::waits::PoppedElements;
 const NOT_QUEUED: &str =
     "respool: this command is not possible inside MULTI while messages are received";
 
-/// Whether a request that needs a lent connection for this reason may be sent where nobody sees its answer.
+/// Tells whether a request that needs a lent connection for this reason may be sent where nobody sees its answer.
 fn may_go_unseen(reason: PinReason, request: &Request<'_>) -> bool {
     match reason {
         // A redirection would name a connection of the server's, which may be anybody's. The others change what respool has to know of
@@ -39,7 +39,7 @@ fn may_go_unseen(reason: PinReason, request: &Request<'_>) -> bool {
     }
 }
 
-/// Whether respool answers a request that goes this way, and not the server.
+/// Tells whether respool answers a request that goes this way, and not the server.
 fn is_answered_here(route: &Route, request: &Request<'_>) -> bool {
     match route {
         Route::Local(_) | Route::Refused(_) => true,
@@ -48,7 +48,7 @@ fn is_answered_here(route: &Route, request: &Request<'_>) -> bool {
     }
 }
 
-/// How long the server may take to answer a request that is sent amid messages.
+/// Returns how long the server may take to answer a request that is sent amid messages.
 fn may_take(request: &Request<'_>, routed: &Routed, in_multi: bool) -> MayTake {
     let blocks = !in_multi && matches!(routed.route, Route::Pinned(reason) if reason.may_block());
     MayTake {
@@ -130,7 +130,7 @@ impl Client {
         Next::Used(request.bytes().len())
     }
 
-    /// Whether the server has still to answer what was sent amid messages, before which nothing of respool's own may come: that is
+    /// Tells whether the server has still to answer what was sent amid messages, before which nothing of respool's own may come. That is
     /// waited for then, for as long as a reply may take or a call before it waits, and the request at hand is looked at again.
     pub(super) fn waits_for_place(&mut self) -> bool {
         let Some(pin) = &mut self.pin else {

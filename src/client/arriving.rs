@@ -18,7 +18,7 @@ impl Client {
         self.flag(ClientFlag::Operator, self.permit.is_operator());
     }
 
-    /// What stands between its next request and where that goes.
+    /// Returns what stands between its next request and where that goes.
     #[inline]
     pub(super) fn restrictions(&self) -> Restrictions {
         match self.restrictions.is_arriving() && self.arrives_for_long() {
@@ -55,7 +55,7 @@ impl Client {
         }
     }
 
-    /// Whether the client has been arriving for as long as it may.
+    /// Tells whether the client has been arriving for as long as it may.
     pub(super) fn arrives_for_long(&self) -> bool {
         let since = self.record.created_ms() * 1000;
         let most = self.clients.thread.settings().limits.arriving_timeout;

@@ -8,7 +8,7 @@ use crate::link::Link;
 use crate::resp::Request;
 use crate::session::Routed;
 
-/// Whether the server lets CLIENT CACHING outlive this command: all of CLIENT, of which it is one itself.
+/// Tells whether the server lets CLIENT CACHING outlive this command: all of CLIENT, of which it is one itself.
 fn leaves_caching(command: Option<CommandId>) -> bool {
     command.is_some_and(|id| spec(id).name.split('|').next() == Some("client"))
 }

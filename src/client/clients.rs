@@ -70,7 +70,7 @@ impl ClientEntry {
     }
 }
 
-/// What each group is denied.
+/// Returns what each group is denied.
 fn deny_sets(settings: &Settings) -> Vec<Option<Rc<DenySet>>> {
     let set = |group: &ClientGroup| DenySet::build(&group.deny_commands).ok();
     let sets = settings.groups.iter().map(set);
@@ -83,7 +83,8 @@ fn users(settings: &Settings) -> Option<Rc<ConfiguredUsers>> {
     (auth.mode == AuthMode::Proxy).then(|| Rc::new(ConfiguredUsers::new(&auth.users)))
 }
 
-/// Where respool has no secret of its own, it is nobody else than who has not authenticated.
+/// Returns who clients are until they authenticate. There is no such user where respool has no secret of its own: it is then nobody else
+/// than who has not authenticated.
 fn guest(settings: &Settings) -> Option<Rc<Credentials>> {
     let has_guests =
         settings.auth.mode == AuthMode::Passthrough && settings.upstream.login.is_some();
@@ -129,7 +130,7 @@ impl Clients {
         clients
     }
 
-    /// What makes room in a group.
+    /// Returns what makes room in a group.
     pub fn evictor(&self) -> Evictor {
         Evictor {
             admission: Arc::clone(&self.admission),
@@ -154,19 +155,19 @@ impl Clients {
         self.users.borrow().clone()
     }
 
-    /// Who clients are until they authenticate; `None`: respool's own user.
+    /// Returns who clients are until they authenticate; `None`: respool's own user.
     pub fn guest(&self) -> Option<Rc<Credentials>> {
         self.guest.borrow().clone()
     }
 
-    /// How long a client of the group with this index may be silent.
+    /// Returns how long a client of the group with this index may be silent.
     pub fn idle_timeout(&self, group: usize) -> std::time::Duration {
         let settings = self.thread.settings();
         let group = settings.groups.get(group);
         group.map_or(settings.limits.idle_timeout, |group| group.idle_timeout)
     }
 
-    /// What the group with this index is denied; `None`: nothing.
+    /// Returns what the group with this index is denied; `None`: nothing.
     #[inline]
     pub fn denied(&self, group: usize) -> Option<Rc<DenySet>> {
         self.deny.borrow().get(group)?.clone()

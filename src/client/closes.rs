@@ -12,15 +12,15 @@ use crate::telemetry::{Bound, Disconnect};
 /// Least microseconds between two lines of a worker with the same reason.
 const LOG_EVERY_MICROS: u64 = 10_000_000;
 
-/// What was logged last for one reason.
+/// Says what was logged last for one reason.
 #[derive(Debug, Default, Clone, Copy)]
 struct Last {
     micros: Option<u64>,
-    /// Closes since then.
+    /// Counts the closes since then.
     others: u64,
 }
 
-/// When the closes of each reason were logged last.
+/// Says when the closes of each reason were logged last.
 #[derive(Debug)]
 pub(super) struct CloseLog(RefCell<[Last; Disconnect::ALL.len()]>);
 
@@ -87,7 +87,7 @@ fn bound(reason: Disconnect) -> Option<Bound> {
     })
 }
 
-/// Why respool closes a client for this reason; `None`: the client ended its connection itself, or it is told elsewhere.
+/// Returns why respool closes a client for this reason; `None`: the client ended its connection itself, or it is told elsewhere.
 fn why(reason: Disconnect) -> Option<&'static str> {
     Some(match reason {
         Disconnect::Closed | Disconnect::Quit | Disconnect::SocketError => return None,

@@ -12,15 +12,15 @@ use crate::identity::{ClientRecord, ClientRegistry, Identity};
 /// Candidates asked before the newcomer is rejected: each may have become busy since its figures were read.
 const MOST_CANDIDATES: usize = 4;
 
-/// How long one may take to be gone.
+/// Bounds how long one may take to be gone.
 const GONE_WITHIN: Duration = Duration::from_secs(1);
 
-/// What making room in a group takes.
+/// Holds what making room in a group takes.
 #[derive(Clone)]
 pub struct Evictor {
-    /// Who may come.
+    /// Decides which clients may come.
     pub admission: Arc<Admission>,
-    /// All clients.
+    /// Lists all clients of the process.
     pub registry: Arc<ClientRegistry>,
     /// Reaches the worker of each.
     pub tell_workers: TellWorkers,

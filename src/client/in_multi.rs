@@ -30,10 +30,10 @@ use crate::texts::{SYNTAX_ERROR, unknown_subcommand};
 /// clients held a worker, and everybody on it, for 25 s.
 const MOST_SEARCHES: usize = 16;
 
-/// What a command gets behind one that may be answered by more than one frame, where the server does not tell where that ends.
+/// Answers a command behind one that may be answered by more than one frame, where the server does not tell where that ends.
 const NO_MARK: &[u8] = b"-ERR respool: this command behind a script inside MULTI needs the permission to PING on this server\r\n";
 
-/// What EXEC has changed of the client, which takes it up when EXEC has been answered.
+/// Says what EXEC has changed of the client, which takes it up when EXEC has been answered.
 #[derive(Debug)]
 pub(super) struct ExecEffects {
     shown: Cell<ShownInExec>,
@@ -47,13 +47,13 @@ struct OwnRunner {
     clients: Rc<Clients>,
     record: Arc<ClientRecord>,
     protocol: Protocol,
-    /// Where its invalidations may go.
+    /// Says where its invalidations may go.
     redirections: Box<[RedirectionNames]>,
     elements: Vec<OwnElement>,
     effects: Rc<ExecEffects>,
-    /// Whom it has killed, who may not have gone yet.
+    /// Lists those that it has killed, who may not have gone yet.
     killed: RefCell<Vec<u64>>,
-    /// Whom it has unblocked, who may not know yet.
+    /// Lists those that it has unblocked, who may not know yet.
     unblocked: RefCell<Vec<u64>>,
 }
 
@@ -162,7 +162,7 @@ impl OwnRunner {
         }
     }
 
-    /// What is answered of a client that is to be unblocked, or of one that is not there.
+    /// Returns what is answered of a client that is to be unblocked, or of one that is not there.
     fn unblock(&self, asked: Result<(u64, bool), Vec<u8>>) -> Vec<u8> {
         match asked {
             Err(reply) => reply,
@@ -187,8 +187,8 @@ fn id_of(request: &Request<'_>) -> Option<CommandId> {
 }
 
 impl Client {
-    /// Whether nobody can tell by counting where the next element of EXEC's reply will stand: a mark must be queued before one that is
-    /// taken out.
+    /// Tells whether nobody can tell by counting where the next element of EXEC's reply will stand: a mark must be queued before one that
+    /// is taken out.
     pub(super) fn needs_mark(&self) -> bool {
         self.pin.as_ref().is_some_and(|pin| pin.queues_unsure)
             || self.outlet.transaction().may_push()
@@ -206,11 +206,11 @@ impl Client {
         Next::Wait
     }
 
-    /// What the server is asked to queue in the place of a command of respool's own (`None`: the same), and as what its element is
+    /// Returns what the server is asked to queue in the place of a command of respool's own (`None`: the same), and as what its element is
     /// looked at.
     ///
     /// # Errors
-    /// What the command gets that cannot be queued.
+    /// A command that cannot be queued gets this.
     fn stand_in_of(
         &self,
         own: OwnCommand,
@@ -284,7 +284,7 @@ impl Client {
         Next::Used(request.bytes().len())
     }
 
-    /// Whether what is kept of such commands of one transaction stays within what a client may have under way.
+    /// Tells whether what is kept of such commands of one transaction stays within what a client may have under way.
     fn may_queue_own(&self, command: OwnCommand, more_bytes: usize) -> bool {
         let most_bytes = self.clients.thread.settings().upstream.max_shared_request;
         let transaction = self.outlet.transaction();
@@ -296,7 +296,7 @@ impl Client {
             && (!command.searches() || own.searches() < MOST_SEARCHES)
     }
 
-    /// Whether a CLIENT KILL that is queued ends this client, as far as can be told before it runs.
+    /// Tells whether a CLIENT KILL that is queued ends this client, as far as can be told before it runs.
     pub(super) fn is_killed_before(&self, id: u64) -> bool {
         let transaction = self.outlet.transaction();
         let queued = transaction.own().map_or(&[][..], OwnElements::queued);

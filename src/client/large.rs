@@ -6,7 +6,7 @@ use std::io;
 use super::{Client, Next, Wait};
 use crate::transport::READ_SIZE;
 
-/// How often `max_shared_request` is gathered of any request: a megabyte. One that respool must see whole to answer or to route it may
+/// Says how often `max_shared_request` is gathered of any request: a megabyte. One that respool must see whole to answer or to route it may
 /// measure as much.
 pub(super) const GATHERED: usize = 16;
 

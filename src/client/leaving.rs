@@ -24,7 +24,7 @@ use crate::upstream::Blocked;
 /// Ends when the client has gone a step further: it has finished sending, or is gone.
 pub(super) type EndWatch = Pinned<Box<dyn Future<Output = ()>>>;
 
-/// How long, and for how many reads, a client that broke the protocol may take to read why it is closed.
+/// Bounds how long, and for how many reads, a client that broke the protocol may take to read why it is closed.
 const LINGER: Duration = Duration::from_millis(500);
 const LINGER_READS: usize = 64;
 
@@ -71,7 +71,7 @@ impl Client {
         while reads.next().is_some() && matches!(self.stream.try_read(&mut scratch[..]), Ok(1..)) {}
     }
 
-    /// Whether the client has finished sending, though it may not have been read up to there.
+    /// Tells whether the client has finished sending, though it may not have been read up to there.
     pub(super) fn has_finished(&self) -> bool {
         self.entry.finished_micros.get() != 0
     }
@@ -126,14 +126,14 @@ impl Client {
         None
     }
 
-    /// Whether the client, which has read all that is counted and is about to end so, is due more: that is waited for first.
+    /// Tells whether the client, which has read all that is counted and is about to end so, is due more: that is waited for first.
     pub(super) fn is_due_more(&mut self, end: Disconnect) -> bool {
         let waits_for_nothing = matches!(self.wait, Wait::Nothing);
         end == Disconnect::Closed && waits_for_nothing && self.waits_for_place()
     }
 
-    /// Whether a call that was held back behind many, sent amid messages, is to be sent now with all that is behind it: its client sends
-    /// nothing more, and what then waits at the server ends with it.
+    /// Tells whether a call that was held back behind many, sent amid messages, is to be sent now with all that is behind it: its client
+    /// sends nothing more, and what then waits at the server ends with it.
     fn sends_the_rest(&mut self) -> bool {
         let waits_for_calls = |pin: &mut LentConnection| std::mem::take(&mut pin.waits_for_calls);
         if !self.is_at_end || !self.pin.as_mut().is_some_and(waits_for_calls) {
@@ -143,9 +143,10 @@ impl Client {
         true
     }
 
-    /// Whether a call ends with its client that was sent amid messages, where nobody sees whether it waits: the server is told that nothing
-    /// more comes, so it ends the call if that waits, runs nothing behind it, and answers else. Behind one that takes nothing away the rest
-    /// of what the client has sent has its time; behind one that takes an element it is dropped. True: what is waited for has changed.
+    /// Tells whether a call ends with its client that was sent amid messages, where nobody sees whether it waits: the server is told that
+    /// nothing more comes, so it ends the call if that waits, runs nothing behind it, and answers else. Behind one that takes nothing away
+    /// the rest of what the client has sent has its time; behind one that takes an element it is dropped. True: what is waited for has
+    /// changed.
     fn leaves_its_call_amid_messages(&mut self) -> bool {
         let Some(link) = self.pin.as_ref().map(|pin| Rc::clone(pin.link())) else {
             return false;
@@ -172,8 +173,8 @@ impl Client {
         true
     }
 
-    /// Whether the server is told, on a connection lent to the client, that nothing more comes: where a call that may wait is the last that
-    /// the client has sent. It answers that call or, where it lets it wait, ends it; and closes.
+    /// Tells whether the server is told, on a connection lent to the client, that nothing more comes: where a call that may wait is the
+    /// last that the client has sent. It answers that call or, where it lets it wait, ends it; and closes.
     fn leaves_it_to_the_server(&self) -> bool {
         let Some(link) = self.pin.as_ref().map(LentConnection::link) else {
             return false;
@@ -186,8 +187,8 @@ impl Client {
         true
     }
 
-    /// Whether the client has finished sending while it waits in a call that waits at the server. One that takes nothing away may yet be
-    /// answered at once, and has the time for that; of one that takes an element the element stays for those who are there.
+    /// Tells whether the client has finished sending while it waits in a call that waits at the server. One that takes nothing away may yet
+    /// be answered at once, and has the time for that; of one that takes an element the element stays for those who are there.
     #[inline]
     pub(super) fn leaves_its_call(&self) -> bool {
         self.has_finished() && self.leaves_what_it_is_blocked_in()
@@ -215,8 +216,8 @@ impl Client {
         }
     }
 
-    /// Whether a call that the server has not answered yet is put off for a pause. That one is in force is known, or seen; one of which
-    /// respool is told may be over without its knowing, and then the answer comes as soon as the server gives any.
+    /// Tells whether a call that the server has not answered yet is put off for a pause. That one is in force is known, or seen; one of
+    /// which respool is told may be over without its knowing, and then the answer comes as soon as the server gives any.
     fn is_put_off(&self, blocked: &Blocked) -> bool {
         let (thread, upstream) = (&self.clients.thread, &self.clients.upstream);
         let since = self.entry.finished_micros.get();
@@ -231,7 +232,7 @@ impl Client {
         is_known && thread.clock.is_past(since, grace / PUT_OFF) && is_seen()
     }
 
-    /// Whether the client has finished sending, and what it waits for is not to be had now: most likely it has left.
+    /// Tells whether the client has finished sending, and what it waits for is not to be had now: most likely it has left.
     fn is_waiting_in_vain(&self) -> bool {
         let waits = !matches!(self.wait, Wait::Nothing | Wait::Turn(_)) && !self.is_amid_request();
         if !waits || self.outlet.outstanding() > 0 || !self.has_finished() {
@@ -243,7 +244,7 @@ impl Client {
         })
     }
 
-    /// How long what is waited for is worth waiting for; `None`: as long as the server, which is there, takes.
+    /// Returns how long what is waited for is worth waiting for; `None`: as long as the server, which is there, takes.
     fn patience(&self) -> Option<Duration> {
         let grace = self.clients.thread.settings().limits.half_closed_grace;
         let link = self.pin.as_ref().map(|pin| pin.link());
@@ -273,7 +274,7 @@ impl Client {
         waits_for_others.then_some(grace)
     }
 
-    /// What has not been sent never will be; the replies that are due are still written.
+    /// Drops what has not been sent, which never will be; the replies that are due are still written.
     fn drop_unsent(&mut self) {
         self.wait = Wait::Nothing;
         self.outlet.hold_wait(0);

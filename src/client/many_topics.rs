@@ -15,7 +15,7 @@ use crate::resp::Request;
 use crate::texts::unknown_command;
 use crate::upstream::{SubscribeResult, TOPICS_A_TURN, Upstream};
 
-/// Who subscribes, and how long it waits for the server each time.
+/// Says who subscribes, and how long it waits for the server each time.
 struct Subscriber {
     upstream: Rc<Upstream>,
     outlet: Rc<Outlet>,
@@ -83,7 +83,7 @@ impl Subscriber {
 }
 
 impl Client {
-    /// Whether a command names, or means, more topics than are looked at in one turn.
+    /// Tells whether a command names, or means, more topics than are looked at in one turn.
     pub(super) fn means_many_topics(
         &self,
         kind: TopicKind,

@@ -93,7 +93,7 @@ pub use rejected::hold;
 pub use rejection::tell_rejection;
 pub use task::Arrived;
 
-/// One client.
+/// Holds one client: its socket, its session and what it is in the middle of.
 pub struct Client {
     clients: Rc<Clients>,
     stream: Rc<Stream>,
@@ -105,9 +105,9 @@ pub struct Client {
     scanner: RequestScanner,
     /// The request whose story is to begin.
     slow: Option<Box<SlowRequest>>,
-    /// What has been read behind that, and not used.
+    /// Holds what has been read behind that, and not used.
     input: Vec<u8>,
-    /// What has been read behind that while a call waits.
+    /// Holds what has been read behind that while a call waits.
     sent_ahead: Option<Box<SentAhead>>,
     link: Option<Rc<Link>>,
     pin: Option<LentConnection>,
@@ -123,7 +123,7 @@ pub struct Client {
     /// It will be closed for this once its replies are out.
     ending: Option<Disconnect>,
     rejected: Option<Box<AdmissionRefusal>>,
-    /// What stands between its requests and where they go.
+    /// Says what stands between its requests and where they go.
     restrictions: Restrictions,
     is_at_end: bool,
     /// Looks for its end while it is not read.
@@ -134,22 +134,22 @@ pub struct Client {
     gone: Option<tokio::sync::oneshot::Sender<bool>>,
 }
 
-/// What a client waits for before its next request is looked at.
+/// Says what a client waits for before its next request is looked at.
 enum Wait {
     Nothing,
-    /// That nothing is outstanding.
+    /// It waits until nothing is outstanding.
     Answers,
-    /// That fewer requests are outstanding.
+    /// It waits until fewer requests are outstanding.
     InFlight,
-    /// That it reads what is held for it.
+    /// It waits until it has read what is held for it.
     Unread,
-    /// That the connection takes more bytes.
+    /// It waits until the connection takes more bytes.
     Room(RoomWait),
-    /// That the others have had their turns; true: they were let go first.
+    /// It waits until the others have had their turns; true: they were let go first.
     Turn(bool),
-    /// This story begins.
+    /// This story is to begin.
     Next(NextStory),
-    /// What its story waits for.
+    /// It waits for what its story waits for.
     Story(Awaited),
 }
 
@@ -171,7 +171,7 @@ impl Wait {
     }
 }
 
-/// How the requests at hand go on.
+/// Says how the requests at hand go on.
 #[derive(Debug, PartialEq, Eq)]
 enum Next {
     /// This many bytes are done with.
@@ -186,44 +186,44 @@ enum Next {
 
 /// Holds what the clients of one worker share.
 pub struct Clients {
-    /// What everything on this thread shares.
+    /// Holds what everything on this thread shares.
     pub thread: Rc<Thread>,
-    /// The server's side.
+    /// Holds this worker's connections to the server.
     pub upstream: Rc<Upstream>,
-    /// Who may come.
+    /// Decides which clients may come.
     pub admission: Arc<Admission>,
     /// All clients of the process.
     pub registry: Arc<ClientRegistry>,
     /// The users of the configuration (`auth.mode = "proxy"`).
     users: RefCell<Option<Rc<ConfiguredUsers>>>,
-    /// Who clients are until they authenticate; `None`: respool's own user.
+    /// Says who clients are until they authenticate; `None`: respool's own user.
     guest: RefCell<Option<Rc<Credentials>>>,
-    /// Attempts to authenticate.
+    /// Holds the attempts to authenticate that are under way or wait.
     attempts: AttemptQueue,
-    /// What the server is being asked about permissions that concern their own connections alone.
+    /// Holds what the server is being asked about permissions that concern their own connections alone.
     permission_questions: RefCell<HashMap<PermissionKey, Rc<PermissionQuestion>>>,
-    /// What clients have shown that the server has taken.
+    /// Holds what clients have shown that the server has taken.
     taken: RefCell<TakenCredentials>,
-    /// What the server says of their users.
+    /// Holds what the server says of their users.
     user_watch: UserWatch,
     /// Failed attempts to authenticate since the last line about them, and when that was, in the worker's microseconds.
     pub auth_failures: Cell<(u64, Option<u64>)>,
-    /// What each group is denied; `None`: nothing.
+    /// Says what each group is denied; `None`: nothing.
     deny: RefCell<Vec<Option<Rc<DenySet>>>>,
     /// Reaches the other workers.
     pub tell_workers: TellWorkers,
     /// Respool is ending: clients are closed between requests.
     pub draining: Cell<bool>,
-    /// What is to be done about those who do not read.
+    /// Holds what is known of those who do not read.
     room: Room,
     /// The clients of this worker.
     pub entries: RefCell<HashMap<u64, Rc<ClientEntry>>>,
-    /// How the requests keep up that are passed on as they arrive, by client.
+    /// Tells how the requests keep up that are passed on as they arrive, by client.
     uploads: RefCell<HashMap<u64, UploadPace>>,
     closes: CloseLog,
-    /// When what time makes due was last looked for, in the worker's microseconds.
+    /// Says when what time makes due was last looked for, in the worker's microseconds.
     looked_micros: Cell<Option<u64>>,
-    /// That look came so late that nobody was judged by it.
+    /// Is true when that look came so late that nobody was judged by it.
     was_late: Cell<bool>,
     spares: SpareBuffers,
     /// Clients that were looked at for others since one of those was last interrupted for it.
@@ -265,7 +265,7 @@ pub trait WorkerMailboxes: Send + Sync {
     /// Tells one worker, that of the client which is meant.
     fn tell(&self, worker: usize, message: ClientMessage);
 
-    /// Tells every worker.
+    /// Tells every worker the same.
     fn tell_all(&self, message: &ClientsMessage);
 }
 
@@ -274,31 +274,31 @@ pub type TellWorkers = Arc<dyn WorkerMailboxes>;
 
 /// Holds what a worker knows of one of its clients.
 pub struct ClientEntry {
-    /// Its way out.
+    /// Is the client's way out.
     pub outlet: Rc<Outlet>,
-    /// Its figures.
+    /// Holds the client's figures and names.
     pub record: Arc<ClientRecord>,
     /// The connection lent to it.
     pub pinned: RefCell<Option<Rc<Link>>>,
-    /// What stands for the client to which its invalidations are redirected, and for those to which they may be by what is queued.
+    /// Holds what stands for the client to which its invalidations are redirected, and for those to which they may be by what is queued.
     pub redirections: RefCell<Box<[Rc<Redirection>]>>,
     /// Its place in a line of blocked clients.
     pub blocked: RefCell<Option<Rc<BlockedClient>>>,
-    /// Whether it may be silent as long as it likes: blocked, subscribed.
+    /// Is true while it may be silent as long as it likes: blocked, subscribed.
     pub may_be_silent: Cell<bool>,
-    /// Whether something is waited for before its next request.
+    /// Is true while something is waited for before its next request.
     pub is_waiting: Cell<bool>,
-    /// When it was seen to have finished sending, or something went on for it after that; 0: it has not.
+    /// Says when it was seen to have finished sending, or something went on for it after that; 0: it has not.
     pub finished_micros: Cell<u64>,
-    /// Since when it has not been known, where clients must authenticate; 0: it is.
+    /// Says since when it has not been known, where clients must authenticate; 0: it is.
     pub unknown_micros: Cell<u64>,
-    /// When the request began that has not ended; 0: there is none.
+    /// Says when the request began that has not ended; 0: there is none.
     pub begun_micros: Cell<u64>,
-    /// Whether that is too large to share.
+    /// Is true while that is too large to share.
     pub is_upload: Cell<bool>,
     /// The user of the server as which its commands run; `None`: respool's own.
     user: Cell<Option<Rc<Credentials>>>,
-    /// Whether it is showing another.
+    /// Tells whether it is showing another.
     login: LoginCell,
     /// The group's idle timeout.
     pub idle_timeout: Cell<std::time::Duration>,

@@ -13,14 +13,14 @@ use crate::server::TakenPause;
 use crate::telemetry::Disconnect;
 use crate::thread::Process;
 
-/// What a client asks for.
+/// Says what a client asks for.
 #[derive(Debug, PartialEq, Eq)]
 enum Pause {
-    /// That so many milliseconds of `CLIENT PAUSE` hold back every command.
+    /// So many milliseconds of `CLIENT PAUSE` are to hold back every command.
     All(u64),
-    /// That they hold back writes.
+    /// They are to hold back writes alone.
     Writes(u64),
-    /// That nothing is held back any more.
+    /// Nothing is to be held back any more.
     Over,
 }
 
@@ -58,15 +58,15 @@ impl Pause {
 }
 
 impl Client {
-    /// Whether a write must not go where its client's reads do: they would be held back with it, and those of others.
+    /// Tells whether a write must not go where its client's reads do: they would be held back with it, and those of others.
     #[inline]
     pub(super) fn leaves_lane(&self) -> bool {
         self.clients.upstream.are_writes_held()
             && self.link.as_ref().is_some_and(|link| !link.owes_write())
     }
 
-    /// Whether a request can be sent where the client is, as far as writes are held back or a connection is stalled: else what
-    /// to wait for has been set. Who has nothing due picks a connection anew.
+    /// Tells whether a request can be sent where the client is, as far as writes are held back or a connection is stalled: else what to
+    /// wait for has been set. Who has nothing due picks a connection anew.
     #[inline]
     pub(super) fn in_lane(&mut self, delays: Delays) -> bool {
         if !self.clients.upstream.has_lanes() {

@@ -80,7 +80,7 @@ impl LentConnection {
     }
 }
 
-/// What a command ends that goes on a lent connection for this reason.
+/// Returns what a command ends that goes on a lent connection for this reason.
 fn ends(reason: PinReason) -> Option<EndsDelay> {
     match reason {
         PinReason::Script => Some(EndsDelay::Script),
@@ -89,7 +89,7 @@ fn ends(reason: PinReason) -> Option<EndsDelay> {
     }
 }
 
-/// What the answer to a command tells of the server's commands.
+/// Returns what the answer to a command tells of the server's commands.
 fn tells(reason: PinReason, request: &Request<'_>, command: Option<CommandId>) -> Option<ListHint> {
     match (reason, command) {
         (PinReason::Unlisted, None) => Some(ListHint::Unlisted {

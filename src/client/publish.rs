@@ -26,7 +26,7 @@ const WORDS: usize = 3;
 /// The longest channel whose name is remembered until its message may be sent: clients subscribe to no longer ones in earnest.
 const LONGEST_CHANNEL: usize = 4096;
 
-/// How many messages of one transaction are remembered.
+/// Bounds the messages of one transaction that are remembered.
 const MOST_QUEUED: usize = 64;
 
 /// A message on its way.
@@ -59,7 +59,7 @@ impl QueuedMessages {
     }
 }
 
-/// What a command of this name publishes to.
+/// Returns what a command of this name publishes to.
 fn publishes_to(command: Option<CommandId>) -> Option<TopicKind> {
     match spec(command?).name {
         "publish" => Some(TopicKind::Channel),
@@ -76,7 +76,7 @@ struct Workers {
 }
 
 impl Workers {
-    /// Whether a message is too much for anybody.
+    /// Tells whether a message is too much for anybody.
     async fn weigh(&self, message: &Message) -> bool {
         let is_heavy = Arc::new(AtomicBool::new(false));
         self.tell(message, Some(Arc::clone(&is_heavy))).await;
@@ -105,7 +105,7 @@ impl Workers {
 }
 
 impl Client {
-    /// Whether a request of `length` bytes may have to be announced before it is sent.
+    /// Tells whether a request of `length` bytes may have to be announced before it is sent.
     #[inline]
     pub(super) fn is_weighty(&self, command: Option<CommandId>, length: usize) -> bool {
         self.clients.thread.process.weights.may_overwhelm(length) && publishes_to(command).is_some()

@@ -9,7 +9,7 @@ use crate::exchange::{Offence, RequestKind};
 use crate::link::Link;
 use crate::resp::Request;
 
-/// Whether the start of a request of this way may be passed on: at most its reply leaves a doubt.
+/// Tells whether the start of a request of this way may be passed on: at most its reply leaves a doubt.
 pub(super) fn leaves_no_trace(way: Way) -> bool {
     matches!(
         way,
@@ -18,7 +18,7 @@ pub(super) fn leaves_no_trace(way: Way) -> bool {
 }
 
 impl Client {
-    /// Whether transactions of this user end, as far as is known, so that they may share a connection.
+    /// Tells whether transactions of this user end, as far as is known, so that they may share a connection.
     pub(super) fn blocks_end(&self) -> bool {
         let thread = &self.clients.thread;
         !thread.distrusts(&self.session.state, Offence::OpenTransaction)

@@ -32,28 +32,29 @@ use crate::session::{OwnCommand, OwnElement, OwnElements};
 use crate::telemetry::Disconnect;
 use crate::upstream::Pin;
 
-/// How long the server may take to answer what tells that everything redirected has come. A server that is held up for longer
-/// is most likely gone, and others wait for the connection.
+/// Bounds how long the server may take to answer what tells that everything redirected has come. A server that is held up for longer is
+/// most likely gone, and others wait for the connection.
 const DRAINED_WITHIN: Duration = Duration::from_secs(5);
 
-/// How often what is under way to other workers is looked at.
+/// Says how often what is under way to other workers is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
-/// How often it is looked at whether the server has closed a connection, for which an EXEC waits. It does so as soon as it sees the end.
+/// Says how often it is looked at whether the server has closed a connection, for which an EXEC waits. It does so as soon as it sees the
+/// end.
 const LOOK_FOR_END_EVERY: Duration = Duration::from_millis(1);
 
-/// How the server begins an invalidation in RESP3; an array of keys or a null follows.
+/// Is how the server begins an invalidation in RESP3; an array of keys or a null follows.
 const INVALIDATE: &[u8] = b">2\r\n$10\r\ninvalidate\r\n";
 
-/// How it begins one for a RESP2 client with subscriptions.
+/// Is how it begins one for a RESP2 client with subscriptions.
 const INVALIDATE_MESSAGE: &[u8] = b"*3\r\n$7\r\nmessage\r\n$20\r\n__redis__:invalidate\r\n";
 
-/// What a redirection is called at the server, and here.
+/// Says what a redirection is called at the server, and here.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct RedirectionNames {
     /// The connection that stands for the client.
     pub(super) server_id: i64,
-    /// The client.
+    /// Names the client by respool's number.
     pub(super) to: u64,
     /// Something was to go to it when it had gone.
     pub(super) is_broken: bool,
@@ -141,7 +142,7 @@ impl Redirection {
         self.is_in_use.set(true);
     }
 
-    /// Whether the client it leads to takes nothing any more.
+    /// Tells whether the client it leads to takes nothing any more.
     fn leads_nowhere(&self, clients: &Clients) -> bool {
         match clients.entries.borrow().get(&self.to) {
             Some(entry) => entry.outlet.is_closed(),
@@ -173,7 +174,7 @@ impl Redirection {
         self.end();
     }
 
-    /// Whether it was ended, and the server has not closed it yet.
+    /// Tells whether it was ended, and the server has not closed it yet.
     pub(super) fn is_closing(&self) -> bool {
         !self.closing.borrow().is_over()
     }
@@ -184,7 +185,7 @@ impl Redirection {
         lent.as_ref().map_or(0, Pin::group)
     }
 
-    /// Whether there is something to wait for, and somebody who could.
+    /// Tells whether there is something to wait for, and somebody who could.
     fn may_drain(&self) -> bool {
         let clients = self.clients.upgrade();
         self.is_open() && clients.is_some_and(|clients| !clients.upstream.is_stopping())
@@ -240,12 +241,13 @@ impl Redirection {
             .is_some_and(|(_, record)| self.is_minded(record))
     }
 
-    /// Whether its owner remembers anything that could be outdated.
+    /// Tells whether its owner remembers anything that could be outdated.
     fn is_minded(&self, owner: &ClientRecord) -> bool {
         !self.is_over.get() || owner.has(ClientFlag::Tracking)
     }
 
-    /// So many invalidations were for a client that has left: the owner is told as the server tells it when it finds the connection gone.
+    /// Tells the owner that so many invalidations were for a client that has left, as the server tells it when it finds the connection
+    /// gone.
     fn tell_broken(&self, times: usize) {
         let owner = self.owner.borrow();
         let Some((outlet, record)) = &*owner else {
@@ -272,7 +274,7 @@ impl Redirection {
         }
     }
 
-    /// Whether the server has answered on the connection: what it has sent there before has come then, and gone on.
+    /// Tells whether the server has answered on the connection: what it has sent there before has come then, and gone on.
     async fn drained(&self) -> bool {
         let link = self.lent.borrow().as_ref().map(|pin| Rc::clone(pin.link()));
         let Some(link) = link.filter(|link| link.is_alive()) else {
@@ -346,7 +348,7 @@ fn all_answered(link: &Link) -> oneshot::Receiver<Vec<u8>> {
     link.ask(&encode_request(&["PING"]))
 }
 
-/// What is on its way from one redirection to clients of other workers.
+/// Counts what is on its way from one redirection to clients of other workers.
 #[derive(Debug, Default)]
 struct Post {
     bytes: AtomicUsize,
@@ -439,11 +441,11 @@ impl Drop for Invalidations {
     }
 }
 
-/// What one look at all clients of a worker finds of redirections.
+/// Holds what one look at all clients of a worker finds of redirections.
 #[derive(Default)]
 pub(super) struct RedirectionLook {
     leading_nowhere: Vec<Rc<Redirection>>,
-    /// So many have ended, and the server has not closed them yet.
+    /// Counts those that have ended, and that the server has not closed yet.
     closing: usize,
 }
 
@@ -497,7 +499,7 @@ impl Client {
 }
 
 impl ClientEntry {
-    /// What the connections are called to which its invalidations are redirected, or may be by what is queued.
+    /// Returns what the connections are called to which its invalidations are redirected, or may be by what is queued.
     pub(super) fn redirection_names(&self) -> Box<[RedirectionNames]> {
         let all = self.redirections.borrow();
         all.iter().map(|redirection| redirection.names()).collect()
@@ -576,7 +578,7 @@ impl ClientEntry {
         });
     }
 
-    /// Whether it has a subscription, by the last confirmation that was placed with it: Redis asks no more of a RESP2 client to which
+    /// Tells whether it has a subscription, by the last confirmation that was placed with it: Redis asks no more of a RESP2 client to which
     /// invalidations are redirected, not even that it is subscribed to `__redis__:invalidate`.
     fn is_subscribed(&self) -> bool {
         self.record.has(ClientFlag::Pubsub)
@@ -592,7 +594,7 @@ impl ClientEntry {
     }
 }
 
-/// What each of these whole invalidations of RESP3 says to be invalid.
+/// Lists what each of these whole invalidations of RESP3 says to be invalid.
 fn values(mut frames: &[u8]) -> impl Iterator<Item = &[u8]> {
     std::iter::from_fn(move || {
         let rest = frames.strip_prefix(INVALIDATE)?;

@@ -53,7 +53,7 @@ struct Held {
     stream: Rc<Stream>,
     text: Vec<u8>,
     input: Vec<u8>,
-    /// What comes behind that, before anything in the socket.
+    /// Holds what comes behind that, before anything in the socket.
     sent_ahead: Option<Box<SentAhead>>,
     scanner: RequestScanner,
     told: u32,

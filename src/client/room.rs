@@ -9,10 +9,10 @@ use crate::memory::{MemoryHolder, ReplyStalls, who_goes};
 use crate::telemetry::{Bound, Disconnect, Throttle};
 use crate::transport::queued_bytes;
 
-/// Who holds no more than this goes only where many do: names, a call over a few keys.
+/// Is next to nothing: names, a call over a few keys. Who holds no more goes only where many do.
 const NEXT_TO_NOTHING: u64 = 4 * 1024;
 
-/// What a worker knows of those who hold too much.
+/// Holds what a worker knows of those who hold too much.
 #[derive(Debug, Default)]
 pub(super) struct Room {
     stalls: RefCell<ReplyStalls>,
@@ -23,7 +23,7 @@ pub(super) struct Room {
 }
 
 impl Clients {
-    /// From now on somebody goes with the first byte for which there is no room.
+    /// Lets somebody go, from now on, with the first byte for which there is no room.
     pub(super) fn keep_room(self: &Rc<Self>) {
         let clients = Rc::downgrade(self);
         self.thread.account.on_excess(Rc::new(move || {

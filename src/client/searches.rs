@@ -12,11 +12,11 @@ use crate::transport::let_others_go_first;
 /// Most clients that are looked at in one turn, and by one command more: between 0.1 and 1 ms.
 const MOST_IN_A_TURN: usize = 4096;
 
-/// What a line of CLIENT LIST costs: as much as to look at so many.
+/// Is the price of a line of CLIENT LIST, which costs as much as to look at so many.
 pub(super) const LINE_PRICE: usize = 8;
 
 impl Clients {
-    /// So many clients were looked at for one of this worker's.
+    /// Counts the clients that were looked at for one of this worker's.
     pub(super) fn searched(&self, clients: usize) {
         self.searched
             .set(self.searched.get().saturating_add(clients));
@@ -37,7 +37,7 @@ impl Client {
         }
     }
 
-    /// Whether the others have had their turns; where they have not been let go first yet, they are.
+    /// Tells whether the others have had their turns; where they have not been let go first yet, they are.
     pub(super) fn has_its_turn(&mut self, is_due: bool, cx: &Context<'_>) -> bool {
         if is_due {
             self.wait = Wait::Nothing;

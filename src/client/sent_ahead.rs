@@ -83,7 +83,7 @@ impl Client {
         self.is_at_end && self.sent_ahead.is_none()
     }
 
-    /// Whether a request at hand is wanted now, or more of one.
+    /// Tells whether a request at hand is wanted now, or more of one.
     #[inline]
     pub(super) fn may_use(&self) -> bool {
         self.ending.is_none()
@@ -101,7 +101,7 @@ impl Client {
         self.clients.thread.settings().limits.max_client_read_ahead
     }
 
-    /// Whether the client is read. Asked several times in each turn, so what is nearly always so is seen where it is asked.
+    /// Tells whether the client is read. It is asked several times in each turn, so what is nearly always so is seen where it is asked.
     #[inline]
     pub(super) fn may_read(&self) -> bool {
         let waits_for_nothing = matches!(self.wait, Wait::Nothing);
@@ -109,13 +109,13 @@ impl Client {
         !self.is_at_end && (is_free || self.may_read_amid_a_wait())
     }
 
-    /// Whether the client is read that waits for something, or has sent more than is looked at now.
+    /// Tells whether the client is read that waits for something, or has sent more than is looked at now.
     #[inline(never)]
     fn may_read_amid_a_wait(&self) -> bool {
         self.sent_ahead.is_none() && self.may_use() || self.is_read_on()
     }
 
-    /// Whether the client is read though no request of it is wanted: it waits in a call that may wait for as long as it likes, which
+    /// Tells whether the client is read though no request of it is wanted: it waits in a call that may wait for as long as it likes, which
     /// is to end with it.
     fn is_read_on(&self) -> bool {
         let is_amid_messages = || {
@@ -129,7 +129,7 @@ impl Client {
         stands && self.ending.is_none() && (self.is_blocked() || is_amid_messages())
     }
 
-    /// Whether what is read now stands behind more than is at hand.
+    /// Tells whether what is read now stands behind more than is at hand.
     #[inline]
     pub(super) fn reads_ahead(&self) -> bool {
         self.sent_ahead.is_some() || !self.may_use()

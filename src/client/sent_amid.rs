@@ -11,7 +11,7 @@ use crate::session::{Route, Routed};
 /// Most subscription commands of one transaction, whose places are kept.
 const MOST_QUEUED: usize = 4096;
 
-/// What a client has sent amid messages, or behind the MULTI that may bring them.
+/// Holds what a client has sent amid messages, or behind the MULTI that may bring them.
 #[derive(Debug, Default)]
 pub(super) struct SentAmid {
     now: Option<SentNow>,
@@ -63,7 +63,7 @@ impl Client {
         }
     }
 
-    /// Whether a request is not to be sent amid messages before all has come that was asked for.
+    /// Tells whether a request is not to be sent amid messages before all has come that was asked for.
     pub(super) fn is_kept_apart(
         &mut self,
         link: &Link,
@@ -137,7 +137,7 @@ impl Client {
         true
     }
 
-    /// Whether a MULTI that was sent amid messages begins a transaction.
+    /// Tells whether a MULTI that was sent amid messages begins a transaction.
     pub(super) fn begins_amid(&self) -> bool {
         let sent = self.pin.as_ref().and_then(|pin| pin.sent_amid.as_ref());
         sent.is_some_and(|sent| sent.now == Some(SentNow::Transaction))

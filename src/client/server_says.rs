@@ -17,7 +17,7 @@ impl Client {
         self.clients.thread.says_busy() && !self.clients.upstream.is_away()
     }
 
-    /// What a busy server says to `question`; `None`: it is not busy.
+    /// Returns what a busy server says to `question`; `None`: it is not busy.
     pub(super) async fn said_while_busy(&mut self, question: &[&str]) -> Told<Option<Vec<u8>>> {
         if !self.may_be_busy() {
             return Ok(None);
@@ -28,13 +28,12 @@ impl Client {
         Ok(told.ok().filter(|reply| is_busy(reply)))
     }
 
-    /// For whom the server is asked something, and which group lends a connection for it.
+    /// Returns for whom the server is asked something, and which group lends a connection for it.
     pub(super) fn asker(&self) -> (State, Option<usize>) {
         (self.session.state.clone(), Some(self.group()))
     }
 
-    /// What is said for `reply`, a reason why a command was not sent, to whoever sent it: the server's own words where it has
-    /// some.
+    /// Returns what is said for `reply`, a reason why a command was not sent, to whoever sent it: the server's own words where it has some.
     pub(super) fn unsent_reply<'a>(&self, reply: &'a [u8]) -> Cow<'a, [u8]> {
         if reply != UNREACHABLE {
             return Cow::Borrowed(reply);

@@ -23,8 +23,8 @@ impl Client {
             .unwrap_or(u32::MAX)
     }
 
-    /// How many requests of this client may be at the server, or on their way: the configured bound, and its share of a
-    /// shared connection.
+    /// Returns how many requests of this client may be at the server, or on their way: the configured bound, and its share of a shared
+    /// connection.
     #[inline]
     pub(super) fn most_in_flight(&self) -> u32 {
         self.in_flight_limit().min(self.outlet.window())
@@ -40,8 +40,8 @@ impl Client {
         self.wait = Wait::InFlight;
     }
 
-    /// Whether `count` requests that belong together may be sent now; if not, what to wait for has been set. What is more
-    /// than may ever be there goes alone.
+    /// Tells whether `count` requests that belong together may be sent now; if not, what to wait for has been set. What is more than may
+    /// ever be there goes alone.
     pub(super) fn has_share_for(&mut self, count: u32) -> bool {
         let (outstanding, most) = (self.outlet.outstanding(), self.most_in_flight());
         if outstanding == 0 || outstanding.saturating_add(count) <= most {

@@ -24,12 +24,12 @@ const TOO_MANY: &str =
     "ERR respool: too many subscriptions of one client (limits.max_client_subscriptions)";
 
 impl Client {
-    /// Where the client's subscriptions are.
+    /// Returns where the client's subscriptions are.
     pub(super) fn subscriptions(&self) -> &Rc<Subscriptions> {
         self.clients.upstream.subscriptions_of(&self.outlet)
     }
 
-    /// How long a subscription waits for a connection, and for the server.
+    /// Returns how long a subscription waits for a connection, and for the server.
     pub(super) fn subscription_limit(&self) -> Duration {
         let settings = &self.clients.thread.settings().upstream;
         settings.queue.timeout.max(settings.borrow_timeout)
@@ -69,7 +69,7 @@ impl Client {
         self.note_subscriptions();
     }
 
-    /// What the client's user may have is to be looked at again: it may have changed since the server was asked.
+    /// Notes that what the client's user may have is to be looked at again: it may have changed since the server was asked.
     pub(super) fn note_subscribes(&self) {
         if let Some(user) = &self.session.state.user {
             self.clients.user_watch.subscribes(user);
@@ -155,7 +155,7 @@ pub(super) fn in_own_words(
     })
 }
 
-/// What a client gets that would have more subscriptions than it may.
+/// Returns what a client gets that would have more subscriptions than it may.
 pub(super) fn too_many() -> Vec<u8> {
     error(TOO_MANY)
 }

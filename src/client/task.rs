@@ -20,15 +20,15 @@ use crate::transport::Stream;
 
 /// A client that has been admitted and not yet begun.
 pub struct Arrived {
-    /// Its socket.
+    /// Is the client's socket.
     pub stream: Stream,
-    /// Its place.
+    /// Is its place in its group.
     pub permit: ClientPermit,
-    /// Who it is.
+    /// Says who the client is.
     pub identity: Identity,
-    /// Where it connected to.
+    /// Names the address to which it connected.
     pub laddr: PeerAddress,
-    /// When it connected, in the worker's microseconds.
+    /// Says when it connected, in the worker's microseconds.
     pub arrived_micros: u64,
 }
 

@@ -12,7 +12,7 @@ use crate::telemetry::Disconnect;
 /// Microseconds from one look at all clients to the next past which it is supposed that respool did not run: it looks twenty times a second.
 const STOPPED_MICROS: u64 = 1_000_000;
 
-/// What one look at all clients goes by.
+/// Holds what one look at all clients goes by.
 struct Inspection<'a> {
     clients: &'a Clients,
     settings: &'a Settings,
@@ -20,7 +20,7 @@ struct Inspection<'a> {
 }
 
 impl Clients {
-    /// Whether the server, or the configuration, serves nobody who has not authenticated.
+    /// Tells whether the server, or the configuration, serves nobody who has not authenticated.
     pub(super) fn demands_authentication(&self) -> bool {
         match self.thread.settings().auth.mode {
             AuthMode::None => false,
@@ -145,7 +145,7 @@ impl Client {
 }
 
 impl Inspection<'_> {
-    /// Whether the client has taken as long as it may to say who it is.
+    /// Tells whether the client has taken as long as it may to say who it is.
     fn arrives_for_long(&self, entry: &ClientEntry) -> bool {
         let since = entry.record.created_ms() * 1000;
         let limit = self.settings.limits.arriving_timeout;
@@ -153,7 +153,7 @@ impl Inspection<'_> {
         entry.record.has(ClientFlag::Arriving) && is_past()
     }
 
-    /// Why the client is to be closed, if it is.
+    /// Returns why the client is to be closed, if it is.
     fn overdue(&self, entry: &ClientEntry) -> Option<Disconnect> {
         let (clock, limits) = (&self.clients.thread.clock, &self.settings.limits);
         let finished = entry.finished_micros.get();
@@ -184,8 +184,8 @@ impl Inspection<'_> {
         is_silent.then_some(Disconnect::IdleTimeout)
     }
 
-    /// Since when the client has been in its handshake: it must authenticate and has not, or its first request has begun and
-    /// not ended. An upload has a bound of its own, for it may take its time as long as it goes on.
+    /// Returns since when the client has been in its handshake: it must authenticate and has not, or its first request has begun and not
+    /// ended. An upload has a bound of its own, for it may take its time as long as it goes on.
     fn handshake_since(&self, entry: &ClientEntry, begun: u64) -> Option<u64> {
         let unknown = entry.unknown_micros.get();
         if self.demands_authentication && unknown != 0 {

@@ -21,10 +21,10 @@ use crate::resp::{Request, parse_integer};
 use crate::session::{OwnCommand, PinnedCommand, Protocol, State, Tracking, TrackingRequest};
 use crate::telemetry::Bound;
 
-/// Where TRACKINGINFO tells the connection to which is redirected.
+/// Begins the field in which TRACKINGINFO tells the connection to which is redirected.
 const REDIRECT_FIELD: &[u8] = b"$8\r\nredirect\r\n";
 
-/// Where it tells what holds, and that a redirection leads nowhere.
+/// Begins the field in which it tells what holds, and that a redirection leads nowhere.
 const FLAGS_FIELD: &[u8] = b"$5\r\nflags\r\n";
 const BROKEN_FLAG: &[u8] = b"$15\r\nbroken_redirect\r\n";
 
@@ -170,7 +170,7 @@ impl Client {
         Ok(())
     }
 
-    /// Which clients the words at these places name, as far as they are there.
+    /// Returns which clients the words at these places name, as far as they are there.
     fn known_targets(
         &self,
         request: &Request<'_>,
@@ -187,7 +187,7 @@ impl Client {
             .collect()
     }
 
-    /// Whether connections stand for as many other clients as one transaction may redirect to.
+    /// Tells whether connections stand for as many other clients as one transaction may redirect to.
     fn has_too_many_besides(&self, id: u64) -> bool {
         let all = self.entry.redirections.borrow();
         all.len() >= MOST_STAND_INS && all.iter().all(|redirection| redirection.to != id)

@@ -18,7 +18,7 @@ use crate::resp::speak::encode_request;
 use crate::session::Credentials;
 use crate::telemetry::{Disconnect, Throttle};
 
-/// How often it is looked who has clients.
+/// Says how often it is looked who has clients.
 const LOOKED_EVERY: Duration = Duration::from_millis(250);
 
 /// Topics of a slice, as the user whose they are.
@@ -27,7 +27,7 @@ const SLICE: usize = 256;
 /// Topics that are looked at before others have their turn.
 const TOPICS_A_TURN: usize = 10_000;
 
-/// What is known of the users of one worker's clients.
+/// Holds what is known of the users of one worker's clients.
 #[derive(Default)]
 pub(super) struct UserWatch {
     rounds: RefCell<UserRounds>,
@@ -56,7 +56,7 @@ impl UserWatch {
     }
 }
 
-/// Why clients are closed.
+/// Says why clients are closed.
 #[derive(Clone, Copy)]
 enum Lost {
     User,
@@ -142,7 +142,7 @@ impl Clients {
         }
     }
 
-    /// Where respool's own user may not look a user up, its clients are held against what the server lets them do.
+    /// Holds the clients of a user against what the server lets them do, where respool's own user may not look it up.
     async fn ask_as_user(&self, user: &[u8]) {
         let shown = self.taken.borrow().all_of(user);
         let guest = self.guest().filter(|guest| guest.user() == user);

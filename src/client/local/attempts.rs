@@ -32,14 +32,14 @@ fn bounds(settings: &Settings) -> AttemptBounds {
 pub(in crate::client) struct AttemptQueue {
     attempts: RefCell<LoginAttempts>,
     waiting: RefCell<HashMap<AttemptTicket, TurnAwaited>>,
-    /// What the clients of all workers are served by.
+    /// Knows by what the clients of all workers are served.
     served: SecretsListener,
     /// The lines that say that an address is slowed, or that too many wait.
     slowed_line: Throttle,
     refused_line: Throttle,
 }
 
-/// What an attempt shows that waits for its turn, and where it is told.
+/// Holds what an attempt shows that waits for its turn, and where it is told.
 struct TurnAwaited {
     shown: Rc<Credentials>,
     tell: oneshot::Sender<Attempt>,
@@ -47,7 +47,7 @@ struct TurnAwaited {
     _awaited: Option<AwaitedSecret>,
 }
 
-/// Whether others are served by what is shown.
+/// Tells whether others are served by what is shown.
 enum ServedBefore {
     Served,
     /// Nobody is, and it is told when somebody is, where that is for the server to say.
@@ -78,7 +78,7 @@ pub(in crate::client) struct Attempt {
 }
 
 impl Attempt {
-    /// How it has ended.
+    /// Notes how it has ended.
     pub(in crate::client) fn came_to(&self, outcome: AttemptOutcome) {
         self.outcome.set(outcome);
     }
@@ -123,7 +123,7 @@ impl Drop for WaitingAttempt {
     }
 }
 
-/// What becomes of an attempt.
+/// Says what becomes of an attempt.
 pub(in crate::client) enum Admitted {
     Now(Attempt),
     Waits(WaitingAttempt),

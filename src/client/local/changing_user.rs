@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use crate::client::{ClientEntry, Clients};
 
-/// Where a client stands that shows a user and a password.
+/// Says where a client stands that shows a user and a password.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(in crate::client) enum LoginState {
     /// It shows nothing now.
@@ -37,7 +37,7 @@ impl LoginCell {
         self.0.set(LoginState::UnderWay);
     }
 
-    /// What the client has shown is taken.
+    /// Notes that what the client has shown is taken.
     pub(in crate::client) fn is_taken(&self) {
         self.0.set(LoginState::Settled);
     }

@@ -19,10 +19,10 @@ use crate::texts::{
     bad_attribute, import_source, senseless_subcommand, unknown_attribute, unknown_subcommand,
 };
 
-/// How long clients that are killed may take to be gone before CLIENT KILL is answered.
+/// Bounds how long clients that are killed may take to be gone before CLIENT KILL is answered.
 const KILLED_WITHIN: Duration = Duration::from_secs(1);
 
-/// What CLIENT NO-TOUCH ON gets, rather than an OK behind which keys are touched.
+/// Answers CLIENT NO-TOUCH ON, rather than an OK behind which keys are touched.
 const NO_TOUCH: &[u8] =
     b"-ERR respool: CLIENT NO-TOUCH is not possible, since clients share connections to the server\r\n";
 
@@ -31,23 +31,23 @@ pub(in crate::client) struct OwnClients<'a> {
     pub(in crate::client) clients: &'a Clients,
     /// The client that asks.
     pub(in crate::client) record: &'a Arc<ClientRecord>,
-    /// What it speaks.
+    /// Is the protocol which that client speaks.
     pub(in crate::client) protocol: Protocol,
-    /// Whom it has killed in the same transaction: they are gone, as far as it can see.
+    /// Lists those that it has killed in the same transaction: they are gone, as far as it can see.
     pub(in crate::client) gone: &'a [u64],
 }
 
-/// What a CLIENT KILL comes to.
+/// Says what a CLIENT KILL comes to.
 pub(in crate::client) struct Kill {
-    /// Who is to be closed beside the client itself.
+    /// Lists those that are to be closed beside the client itself.
     pub(in crate::client) others: Vec<u64>,
-    /// Whether it is, too.
+    /// Tells whether the client itself is to be closed, too.
     pub(in crate::client) itself: bool,
-    /// What is answered.
+    /// Holds what the client is answered.
     pub(in crate::client) reply: Vec<u8>,
 }
 
-/// What the server is asked before a CLIENT command is answered that has words of which it alone knows whether they are right.
+/// Returns what the server is asked before a CLIENT command is answered that has words of which it alone knows whether they are right.
 pub(in crate::client) fn question_of(
     server: ServerVersion,
     sub: ClientSub,
@@ -302,10 +302,10 @@ impl OwnClients<'_> {
         }
     }
 
-    /// Whom a CLIENT KILL closes.
+    /// Returns whom a CLIENT KILL closes.
     ///
     /// # Errors
-    /// What the client gets whose filters nobody understands.
+    /// A client whose filters nobody understands gets this.
     pub(in crate::client) fn kill(&self, filters: &[&[u8]]) -> Result<Kill, Vec<u8>> {
         let server = self.clients.thread.server_version();
         let filter = KillFilter::parse(server, filters).map_err(error)?;
@@ -332,7 +332,7 @@ impl OwnClients<'_> {
         })
     }
 
-    /// Whether CLIENT KILL with these filters ends this other client, which takes no look at all of them.
+    /// Tells whether CLIENT KILL with these filters ends this other client, which takes no look at all of them.
     pub(in crate::client) fn would_kill(&self, id: u64, filters: &[&[u8]]) -> bool {
         let filter = KillFilter::parse(self.clients.thread.server_version(), filters);
         let (own, now_ms) = (self.record.id(), self.clients.thread.clock.now_ms());

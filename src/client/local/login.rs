@@ -32,7 +32,7 @@ const MOST_SHOWN: usize = 16 * 1024;
 /// HELLO's protocol and name.
 type Hello = (Protocol, Option<Box<[u8]>>);
 
-/// What AUTH or HELLO asks for, once its user is acknowledged.
+/// Holds what AUTH or HELLO asks for, once its user is acknowledged.
 pub(in crate::client) struct Login {
     /// The user as the server knows it, which is asked.
     pub(in crate::client) user: Option<Rc<Credentials>>,
@@ -42,7 +42,7 @@ pub(in crate::client) struct Login {
     pub(in crate::client) hello: Option<Hello>,
     /// The attempt, where a password was shown.
     pub(in crate::client) attempt: Option<Attempt>,
-    /// That such a one is under way, until it is answered.
+    /// Says that such a one is under way, until it is answered.
     _under_way: Option<LoginUnderWay>,
 }
 
@@ -55,7 +55,7 @@ impl Login {
     }
 }
 
-/// What a client has shown, and what else it has asked for.
+/// Holds what a client has shown, and what else it has asked for.
 pub(in crate::client) struct Shown(Rc<Credentials>, Option<Hello>, LoginUnderWay);
 
 impl Shown {
@@ -71,12 +71,12 @@ fn name_bytes(hello: Option<&Hello>) -> usize {
 }
 
 impl Client {
-    /// Whether the client has to authenticate before anything else.
+    /// Tells whether the client has to authenticate before anything else.
     pub(in crate::client) fn must_authenticate(&self) -> bool {
         !self.is_known() && self.clients.demands_authentication()
     }
 
-    /// Whether the client has shown who it is, or need not.
+    /// Tells whether the client has shown who it is, or need not.
     fn is_known(&self) -> bool {
         match self.clients.thread.settings().auth.mode {
             AuthMode::None => true,
@@ -122,7 +122,7 @@ impl Client {
         }
     }
 
-    /// What a request may measure now.
+    /// Returns what a request may measure now.
     pub(in crate::client) fn bounds(&mut self) -> Bounds {
         let most = self.clients.thread.settings().limits.max_request;
         self.restrictions.set_locked(self.must_authenticate());

@@ -27,10 +27,10 @@ const LONG_NAME: &str = "ERR respool: a client name may measure 1 KiB";
 /// Most bytes of what a client calls itself. Redis has no bound of its own.
 const MOST_NAMED: usize = 1024;
 
-/// Whether Redis takes `name` for a client name (`validateClientName`), and respool keeps it.
+/// Checks that Redis takes `name` for a client name (`validateClientName`), and that respool keeps it.
 ///
 /// # Errors
-/// What the client gets otherwise.
+/// The client gets this otherwise.
 pub(in crate::client) fn client_name(name: &[u8]) -> Result<(), &'static str> {
     if !name.iter().all(|byte| (b'!'..=b'~').contains(byte)) {
         return Err(BAD_NAME);

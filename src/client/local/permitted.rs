@@ -21,10 +21,10 @@ use crate::session::{Credentials, stand_in_for};
 use crate::texts::ServerVersion;
 use crate::upstream::PinError;
 
-/// How long a command that concerns the client's own connection waits for the server's answer.
+/// Bounds how long a command that concerns the client's own connection waits for the server's answer.
 const OWN_WAITS: Duration = Duration::from_millis(250);
 
-/// What the server is asked, in the place of a subcommand of CLIENT that respool answers itself, to know whether it permits that.
+/// Returns what the server is asked, in the place of a subcommand of CLIENT that respool answers itself, to know whether it permits that.
 fn question_of(server: ServerVersion, sub: ClientSub) -> Option<&'static [&'static str]> {
     match stand_in_for(sub) {
         Some(question) => Some(question),
@@ -95,7 +95,7 @@ impl Client {
         Ok(said.map_or(Ok(()), Err))
     }
 
-    /// What is known of a permission, as far as that is enough. What has been known for long is asked for again meanwhile.
+    /// Returns what is known of a permission, as far as that is enough. What has been known for long is asked for again meanwhile.
     fn known_permission(&self, sub: ClientSub, question: &[&str]) -> Option<PermissionResult> {
         let upstream = &self.clients.upstream;
         let user = self.session.state.user.as_deref();

@@ -13,8 +13,8 @@ use crate::link::{Link, RoomWait};
 use crate::session::PinnedCommand;
 use crate::telemetry::Disconnect;
 
-/// What a script gets inside MULTI while SCRIPT DEBUG is on. The server itself runs what stands behind it twice: in the debugger,
-/// and on the data.
+/// Answers a script inside MULTI while SCRIPT DEBUG is on. The server itself runs what stands behind it twice: in the debugger, and on the
+/// data.
 const NOT_DEBUGGED_IN_MULTI: &[u8] =
     b"-ERR respool: a script is not debugged inside MULTI, send SCRIPT DEBUG NO before MULTI\r\n";
 
@@ -43,7 +43,7 @@ impl Client {
         Ok(())
     }
 
-    /// Whether SCRIPT DEBUG is on.
+    /// Tells whether SCRIPT DEBUG is on.
     pub(in crate::client) fn is_debugging(&self) -> bool {
         self.pin.is_some() && self.outlet.transaction().debugging
     }
@@ -75,7 +75,7 @@ impl Client {
         link.is_debugging().then(|| Rc::clone(link))
     }
 
-    /// What a client sends to its debugger. Returns how many bytes are done with.
+    /// Passes on what a client sends to its debugger. Returns how many bytes are done with.
     #[cold]
     pub(in crate::client) fn tell_debugger(&mut self, link: &Rc<Link>, data: &[u8]) -> usize {
         if !link.is_alive() {

@@ -24,10 +24,10 @@ use crate::session::{Route, malformed, subscriber_refusal};
 use crate::telemetry::{Bound, Disconnect};
 use crate::upstream::PinError;
 
-/// How often that is gathered which is gathered of any request, of one that comes slowly, as Redis gathers all of it.
+/// Says how often that is gathered which is gathered of any request, of one that comes slowly, as Redis gathers all of it.
 const GATHERED_SLOWLY: usize = 16;
 
-/// What comes less fast than a byte in a microsecond, a megabyte in a second, comes slowly.
+/// Is a megabyte in a second: what comes less fast comes slowly.
 const BYTES_A_MICROSECOND: u64 = 1;
 
 /// Says what the start of a request tells of it.

@@ -16,7 +16,7 @@ use crate::resp::{Request, parse_integer};
 use crate::session::{Change, PinnedCommand, ReplyMode, State};
 use crate::telemetry::Disconnect;
 
-/// Why a connection is lent for a command of transactions.
+/// Returns why a connection is lent for a command of transactions.
 fn reason_of(verb: TransactionCommand) -> PinReason {
     match verb {
         TransactionCommand::Watch | TransactionCommand::Unwatch => PinReason::Watch,
@@ -100,7 +100,7 @@ impl Client {
         Next::Used(request.bytes().len())
     }
 
-    /// What a plain request on the pinned connection is: inside MULTI the server queues it.
+    /// Returns what a plain request on the pinned connection is: inside MULTI the server queues it.
     pub(in crate::client) fn queued_kind(&self) -> RequestKind {
         if self.in_multi() || self.outlet.transaction().is_open() {
             RequestKind::Pinned(PinnedCommand::Queue)
@@ -215,8 +215,8 @@ impl Client {
         });
     }
 
-    /// Whether an EXEC has left what only the server knows: which of the selected databases the connection is in, and whether CLIENT
-    /// TRACKING is on. It is asked then before anything else.
+    /// Begins to ask, before anything else, for what only the server knows after an EXEC: which of the selected databases the connection is
+    /// in, and whether CLIENT TRACKING is on.
     pub(in crate::client) fn settle(&mut self) {
         let waits = matches!(
             self.wait,

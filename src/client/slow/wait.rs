@@ -13,12 +13,12 @@ use crate::session::PinnedCommand;
 use crate::texts::{is_no_permission, is_unknown_command};
 use crate::waits::PoppedElements;
 
-/// Why WAIT would answer a wrong number, of a user who may not do what stands before it.
+/// Says why WAIT would answer a wrong number, of a user who may not do what stands before it.
 const NEEDS_PUBLISH: &[u8] =
     b"-ERR respool: WAIT needs the permission to PUBLISH to the channel respool:wait on this server\r\n";
 const NEEDS_PING: &[u8] = b"-ERR respool: WAIT needs the permission to PING on this server\r\n";
 
-/// Why it would inside MULTI.
+/// Says why it would inside MULTI.
 const NOT_ACKNOWLEDGED: &[u8] =
     b"-ERR respool: not all replicas have acknowledged what was written before MULTI, or INFO does not tell\r\n";
 
@@ -92,8 +92,8 @@ impl Client {
     }
 }
 
-/// Whether every server takes the words of WAIT and WAITAOF. What is refused for its words needs nothing to be true: the error is
-/// the server's, as it is without respool.
+/// Tells whether every server takes the words of WAIT and WAITAOF. What is refused for its words needs nothing to be true: the error is the
+/// server's, as it is without respool.
 fn is_accepted(request: &Request<'_>, command: Option<CommandId>) -> bool {
     let of_files = command.is_some_and(|id| spec(id).name == "waitaof");
     let words = if of_files { 3 } else { 2 };
@@ -101,7 +101,7 @@ fn is_accepted(request: &Request<'_>, command: Option<CommandId>) -> bool {
     numbers.is_some_and(|numbers| numbers.len() == words && numbers.last() >= Some(&0))
 }
 
-/// What WAIT is answered whose way was refused with `reply`: what the server says of itself is what it would say to WAIT, and what
+/// Returns what WAIT is answered whose way was refused with `reply`: what the server says of itself is what it would say to WAIT, and what
 /// it says of the command that stood before it the client has never sent.
 fn refusal_of_wait(reply: &[u8], needs: &[u8]) -> Box<[u8]> {
     let is_of_command = is_no_permission(reply) || is_unknown_command(reply);
