@@ -13,11 +13,10 @@ use crate::command::{
     ClientSub, Delays, Local, PinReason, TransactionCommand, outlasts_reset, spec,
 };
 use crate::exchange::MayTake;
-use crate::identity::ClientFlag;
 use crate::link::{Link, RoomWait};
 use crate::resp::Request;
 use crate::resp::speak::encode_request;
-use crate::session::{Protocol, Route, Routed};
+use crate::session::{Route, Routed};
 use crate::telemetry::Disconnect;
 use crate::texts::subscribers_may_not;
 use crate::waits::PoppedElements;
@@ -48,6 +47,11 @@ fn is_answered_here(route: &Route, request: &Request<'_>) -> bool {
     }
 }
 
+/// Tells whether the server is sent a request that goes this way.
+fn is_sent_there(route: &Route, request: &Request<'_>) -> bool {
+    !is_answered_here(route, request) && *route != Route::Alien
+}
+
 /// Returns how long the server may take to answer a request that is sent amid messages.
 fn may_take(request: &Request<'_>, routed: &Routed, in_multi: bool) -> MayTake {
     let blocks = !in_multi && matches!(routed.route, Route::Pinned(reason) if reason.may_block());
@@ -68,8 +72,6 @@ impl Client {
         let Some(link) = self.pin.as_ref().map(|pin| Rc::clone(pin.link())) else {
             return Next::Wait;
         };
-        let subscribed =
-            self.record.has(ClientFlag::Pubsub) && self.session.state.protocol == Protocol::Resp2;
         if !link.is_alive() {
             self.outlet.close(Disconnect::UpstreamLost);
             return Next::Wait;
@@ -78,35 +80,19 @@ impl Client {
             self.wait = Wait::Room(RoomWait::new(&link, request.bytes().len()));
             return Next::Wait;
         }
-        // What is answered here has its place behind what the server has still to answer, and by then it is known whether the client
-        // is subscribed. Inside MULTI the server answers, but to what ends it.
-        let ends_multi = matches!(routed.route, Route::Local(Local::Quit | Local::Reset));
-        if is_answered_here(&routed.route, request)
-            && (subscribed || !self.in_multi() || ends_multi)
-            && self.waits_for_place()
-        {
-            return Next::Wait;
-        }
-        let is_sent = !is_answered_here(&routed.route, request) && routed.route != Route::Alien;
-        if is_sent && self.is_kept_apart(&link, request, &routed, subscribed) {
-            return Next::Wait;
-        }
         let takes = may_take(request, &routed, self.in_multi());
-        // Of one that sends nothing more all goes there at once, as it has sent it: nothing has to find its place behind that.
-        let is_to_wait = takes.blocks && !self.is_at_end && link.has_many_calls_amid();
-        let waits_for_calls = is_to_wait && self.waits_for_place();
-        self.use_pin(|pin| pin.waits_for_calls = waits_for_calls);
-        if waits_for_calls {
+        if self.waits_amid(&link, request, &routed, takes.blocks) {
             return Next::Wait;
         }
         self.count(1, routed.command);
-        let has_room = !is_sent || self.note_sent_amid(&link, request, &routed);
+        let has_room =
+            !is_sent_there(&routed.route, request) || self.note_sent_amid(&link, request, &routed);
         match routed.route {
             Route::Alien => self.ending = Some(Disconnect::ProtocolError),
             Route::Local(local @ (Local::Quit | Local::Reset)) => {
                 self.leave_stream(&link, local);
             }
-            Route::Local(_) | Route::Refused(_) if subscribed => {
+            Route::Local(_) | Route::Refused(_) if self.is_listening() => {
                 let name = routed.command.map_or("", |id| spec(id).name);
                 let server = self.clients.thread.server_version();
                 self.outlet.own_reply(&subscribers_may_not(server, name));
@@ -128,6 +114,33 @@ impl Client {
             _ => link.send_amid(request.bytes(), takes),
         }
         Next::Used(request.bytes().len())
+    }
+
+    /// Tells whether a request waits, before it is answered or sent, for what the server has still to answer.
+    fn waits_amid(
+        &mut self,
+        link: &Link,
+        request: &Request<'_>,
+        routed: &Routed,
+        blocks: bool,
+    ) -> bool {
+        // What is answered here has its place behind what the server has still to answer, and by then it is known whether the client
+        // is subscribed. Inside MULTI the server answers, but to what ends it.
+        let ends_multi = matches!(routed.route, Route::Local(Local::Quit | Local::Reset));
+        if is_answered_here(&routed.route, request)
+            && (self.is_listening() || !self.in_multi() || ends_multi)
+            && self.waits_for_place()
+        {
+            return true;
+        }
+        if is_sent_there(&routed.route, request) && self.is_kept_apart(link, request, routed) {
+            return true;
+        }
+        // Of one that sends nothing more all goes there at once, as it has sent it: nothing has to find its place behind that.
+        let is_to_wait = blocks && !self.is_at_end && link.has_many_calls_amid();
+        let waits_for_calls = is_to_wait && self.waits_for_place();
+        self.use_pin(|pin| pin.waits_for_calls = waits_for_calls);
+        waits_for_calls
     }
 
     /// Tells whether the server has still to answer what was sent amid messages, before which nothing of respool's own may come. That is

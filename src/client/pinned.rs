@@ -311,8 +311,7 @@ impl Client {
             Ok(link) => link,
             Err(next) => return next,
         };
-        let is_one_frame = reason.is_one_frame();
-        self.use_pin(|pin| pin.queues_unsure |= !is_one_frame);
+        self.use_pin(|pin| pin.queues_unsure |= !reason.is_one_frame());
         let may_block = reason.may_block();
         let tells = tells(reason, request, command);
         let goes_alone = match reason {
@@ -332,36 +331,21 @@ impl Client {
             }
             PinReason::Script if self.pin.is_none() => return self.pause(&link, request, command),
             PinReason::RawError => return self.raw_error(&link, request, command),
-            PinReason::Script => {
-                // The connection may be in another database: nothing else may follow on it.
-                self.wait = Wait::Answers;
-            }
-            PinReason::Admin | PinReason::Learned | PinReason::Unlisted => {
-                link.doubt();
-                self.use_pin(|pin| pin.leaves_traces = true);
-            }
-            PinReason::ReplicaScript => link.doubt(),
-            _ => {}
+            _ => self.note_outcome(&link, reason, tells),
         }
-        if let Some(tells) = tells {
-            link.set_tells(tells);
-        }
+        // What waits for others says nothing of the server.
         let kind = if blocks {
-            RequestKind::Blocking(PoppedElements::by(request.arguments()))
+            let popped = PoppedElements::by(request.arguments());
+            (RequestKind::Blocking(popped), Delays::NONE)
         } else if tells.is_some() {
             // Its answer is looked at.
-            RequestKind::Pinned(PinnedCommand::Queue)
+            let kind = RequestKind::Pinned(PinnedCommand::Queue);
+            (kind, Delays::of(command))
         } else {
-            self.queued_kind()
+            (self.queued_kind(), Delays::of(command))
         };
         self.count(count, command);
         let show = self.show();
-        // What waits for others says nothing of the server.
-        let delays = match blocks {
-            true => Delays::NONE,
-            false => Delays::of(command),
-        };
-        let kind = (kind, delays);
         if request.bytes().len() > READ_SIZE {
             link.send_through(&self.outlet, request.bytes(), kind, show);
         } else {
@@ -373,6 +357,23 @@ impl Client {
             self.wait = Wait::Answers;
         }
         Next::Used(request.bytes().len())
+    }
+
+    /// Notes what a command may leave on the connection that goes there for this reason, and what its answer tells.
+    fn note_outcome(&mut self, link: &Link, reason: PinReason, tells: Option<ListHint>) {
+        if let Some(tells) = tells {
+            link.set_tells(tells);
+        }
+        match reason {
+            // The connection may be in another database: nothing else may follow on it.
+            PinReason::Script => self.wait = Wait::Answers,
+            PinReason::Admin | PinReason::Learned | PinReason::Unlisted => {
+                link.doubt();
+                self.use_pin(|pin| pin.leaves_traces = true);
+            }
+            PinReason::ReplicaScript => link.doubt(),
+            _ => {}
+        }
     }
 
     /// The requests behind a blocking call wait for its reply, so that they do not run when the client leaves meanwhile.

@@ -69,7 +69,6 @@ impl Client {
         link: &Link,
         request: &Request<'_>,
         routed: &Routed,
-        subscribed: bool,
     ) -> bool {
         if self.in_multi() {
             return false;
@@ -77,7 +76,7 @@ impl Client {
         // The server refuses MULTI to who is subscribed.
         let begins = matches!(routed.route, Route::Transaction(TransactionCommand::Multi))
             && request.count() == 1
-            && !subscribed;
+            && !self.is_listening();
         let now = match routed.route {
             _ if begins => SentNow::Transaction,
             Route::Subscribed => SentNow::Subscriptions,

@@ -12,7 +12,7 @@ use super::rejection::tell_of;
 use super::story::Awaited;
 use super::{Client, ClientEntry, Clients, Wait};
 use crate::admission::ClientPermit;
-use crate::identity::{ClientArrival, ClientFlag, Identity, PeerAddress};
+use crate::identity::{ClientArrival, ClientFlag, Identity, PeerAddress, RegisteredClient};
 use crate::resp::RequestScanner;
 use crate::session::{ReplyMode, Restrictions, Session};
 use crate::telemetry::{Bound, Disconnect};
@@ -32,6 +32,29 @@ pub struct Arrived {
     pub arrived_micros: u64,
 }
 
+impl Clients {
+    /// Enters a client of the group with this index among this worker's, and makes its way out.
+    fn enter(
+        &self,
+        stream: &Rc<Stream>,
+        record: &RegisteredClient,
+        group: usize,
+        arrived_micros: u64,
+    ) -> Rc<ClientEntry> {
+        self.thread.account.enter(standing_bytes(stream));
+        let entry = Rc::new(ClientEntry::new(
+            self.outlet(stream, record.record()),
+            Arc::clone(record.record()),
+            arrived_micros,
+            self.guest(),
+            self.idle_timeout(group),
+        ));
+        let mut entries = self.entries.borrow_mut();
+        entries.insert(record.id(), Rc::clone(&entry));
+        entry
+    }
+}
+
 impl Client {
     /// Takes a client in.
     pub fn new(clients: Rc<Clients>, arrived: Arrived) -> Box<Self> {
@@ -42,37 +65,23 @@ impl Client {
             laddr,
             arrived_micros,
         } = arrived;
-        let fd = stream.descriptor();
         let stream = Rc::new(stream);
-        let group = permit.group().index() as u32;
-        let now_ms = clients.thread.clock.now_ms();
+        let group = permit.group().index();
         let record = clients.registry.register(ClientArrival {
             identity,
             laddr,
-            fd,
+            fd: stream.descriptor(),
             worker: clients.thread.index,
-            group,
-            now_ms,
+            group: group as u32,
+            now_ms: clients.thread.clock.now_ms(),
         });
-        clients.thread.account.enter(standing_bytes(&stream));
-        let outlet = clients.outlet(&stream, record.record());
-        let entry = Rc::new(ClientEntry::new(
-            Rc::clone(&outlet),
-            Arc::clone(record.record()),
-            arrived_micros,
-            clients.guest(),
-            clients.idle_timeout(group as usize),
-        ));
+        let entry = clients.enter(&stream, &record, group, arrived_micros);
         entry.must_reassign.set(permit.is_stale());
-        clients
-            .entries
-            .borrow_mut()
-            .insert(record.id(), Rc::clone(&entry));
         let mut client = Box::new(Self {
             session: Session::new(clients.guest()),
             clients,
             stream,
-            outlet,
+            outlet: Rc::clone(&entry.outlet),
             entry,
             record,
             permit,

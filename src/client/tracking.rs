@@ -104,45 +104,8 @@ impl Client {
             [(_, id)] if on.is_some() && targets.len() == 1 => *id,
             _ => None,
         };
-        if let Some(id) = target.filter(|_| is_open)
-            && self.has_too_many_besides(id)
-        {
-            self.clients.thread.counters.bound(Bound::InFlight).add(1);
-            self.spoil(command, TOO_MANY_OWN);
+        let Some((link, exists)) = self.id_to_name(slow, target).await? else {
             return Ok(());
-        }
-        let standing = match target {
-            None => None,
-            Some(id) => match self.stand_in(id).await? {
-                Ok(standing) => Some((id, standing)),
-                // No connection was lent to stand for the client: an error there fails the transaction.
-                Err(reply) if is_open => {
-                    self.spoil(command, &reply);
-                    return Ok(());
-                }
-                Err(reply) => {
-                    self.refuse_with(slow, reply);
-                    return Ok(());
-                }
-            },
-        };
-        let Some(link) = self.lent(slow, PinReason::Tracking).await? else {
-            return Ok(());
-        };
-        let exists = match standing {
-            // Where nothing is redirected in the end any connection will do.
-            None => link.server_id(),
-            Some((_, (server_id, node))) if node == link.origin().node => server_id,
-            // The one server does not know the connections of the other, but others by the same ids.
-            Some(_) if is_open => {
-                self.spoil(command, NOT_IN_MULTI);
-                return Ok(());
-            }
-            Some((id, _)) => {
-                self.entry.keep_redirections(|other| other.to != id);
-                self.refuse_with(slow, UNREACHABLE.to_vec());
-                return Ok(());
-            }
         };
         let mut words: Vec<Vec<u8>> = request.arguments().map(<[u8]>::to_vec).collect();
         for (at, id) in known {
@@ -168,6 +131,54 @@ impl Client {
         // One at a time: what is redirected where is settled by the answer.
         self.wait = Wait::Answers;
         Ok(())
+    }
+
+    /// Returns the connection lent to the client, and the id that its server is to be told: that of a connection which stands for client
+    /// `target`, or of any where nothing is redirected in the end. `None`: the request is answered with an error.
+    async fn id_to_name(
+        &mut self,
+        slow: &SlowRequest,
+        target: Option<u64>,
+    ) -> Told<Option<(Rc<Link>, i64)>> {
+        let (command, is_open) = (slow.command(), self.outlet.transaction().is_open());
+        let Some(id) = target else {
+            let link = self.lent(slow, PinReason::Tracking).await?;
+            return Ok(link.map(|link| {
+                let any = link.server_id();
+                (link, any)
+            }));
+        };
+        if is_open && self.has_too_many_besides(id) {
+            self.clients.thread.counters.bound(Bound::InFlight).add(1);
+            self.spoil(command, TOO_MANY_OWN);
+            return Ok(None);
+        }
+        let (server_id, node) = match self.stand_in(id).await? {
+            Ok(standing) => standing,
+            // No connection was lent to stand for the client: an error there fails the transaction.
+            Err(reply) if is_open => {
+                self.spoil(command, &reply);
+                return Ok(None);
+            }
+            Err(reply) => {
+                self.refuse_with(slow, reply);
+                return Ok(None);
+            }
+        };
+        let Some(link) = self.lent(slow, PinReason::Tracking).await? else {
+            return Ok(None);
+        };
+        if node == link.origin().node {
+            return Ok(Some((link, server_id)));
+        }
+        // The one server does not know the connections of the other, but others by the same ids.
+        if is_open {
+            self.spoil(command, NOT_IN_MULTI);
+        } else {
+            self.entry.keep_redirections(|other| other.to != id);
+            self.refuse_with(slow, UNREACHABLE.to_vec());
+        }
+        Ok(None)
     }
 
     /// Returns which clients the words at these places name, as far as they are there.
