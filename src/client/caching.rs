@@ -35,9 +35,9 @@ impl Client {
             return Next::Wait;
         }
         if self.takes_a_story(&next, &routed) {
-            return self.begin_slow(request, routed);
+            return Next::Slow(Box::new(routed));
         }
-        if matches!(next, Next::Used(1..)) && self.slow.is_none() {
+        if matches!(next, Next::Used(1..)) {
             self.caching_ends(announcing, command);
         }
         next

@@ -1,5 +1,6 @@
 //! What a client holds beside its replies, and what it is in the middle of: shown on its record, put on the account.
 
+use std::borrow::Cow;
 use std::io;
 use std::task::{Context, Poll};
 
@@ -34,7 +35,7 @@ impl Client {
 
     /// Puts on the account what is here of its requests. One whose story is told counts with what that takes.
     pub(super) fn hold_requests(&self) {
-        let slow = self.slow.as_ref().map_or(0, |slow| slow.length());
+        let slow = self.slow.as_ref().map_or(0, |slow| slow.held_bytes());
         self.outlet
             .hold_input(self.input.capacity() + self.ahead_held_bytes() + slow);
     }
@@ -119,7 +120,7 @@ impl Client {
     pub(super) fn use_read(&mut self, read: &[u8]) -> Option<usize> {
         if matches!(self.wait, Wait::Nothing) && self.input.is_empty() {
             // Nearly always: requests are used where they were read, and nothing is kept.
-            let used = self.requests(read);
+            let used = self.requests(&mut Cow::Borrowed(read));
             self.keep_rest(&read[used..]);
             return Some(used);
         }

@@ -82,7 +82,9 @@ use crate::identity::{ClientRecord, ClientRegistry, RegisteredClient};
 use crate::link::{Link, RoomWait};
 use crate::outlet::Outlet;
 use crate::resp::RequestScanner;
-use crate::session::{Credentials, Restrictions, Session, TakenCredentials, UnplacedTransaction};
+use crate::session::{
+    Credentials, Restrictions, Routed, Session, TakenCredentials, UnplacedTransaction,
+};
 use crate::telemetry::Disconnect;
 use crate::thread::Thread;
 use crate::transport::Stream;
@@ -182,6 +184,8 @@ enum Next {
     More,
     /// A connection is to be lent for this reason first.
     Lend(PinReason),
+    /// The request has a story, which is told when everything before it has been answered.
+    Slow(Box<Routed>),
 }
 
 /// Holds what the clients of one worker share.

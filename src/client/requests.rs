@@ -2,6 +2,7 @@
 //!
 //! Invariant: a request is passed on whole or not at all, except one too large to share, which has a connection of its own.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use super::{Client, Next, Wait};
@@ -17,6 +18,9 @@ use crate::session::{
 use crate::telemetry::Disconnect;
 use crate::texts::{counts_without_a_word, line_syntax, no_permission};
 
+/// Room in a buffer, by the length of the request in it, up to which the buffer is handed on with the request.
+const ROOM: usize = 4;
+
 /// Requests that stand one behind the other and go to the same shared connection.
 #[derive(Default)]
 struct Run {
@@ -31,12 +35,35 @@ struct Run {
 }
 
 impl Client {
-    /// Passes on what `data` holds. Returns how many bytes are done with.
-    pub(super) fn requests(&mut self, data: &[u8]) -> usize {
+    /// Passes on what `sent` holds. Returns how many bytes are done with. A request that has a story is taken out of `sent` where it is
+    /// all there is, and copied where more is.
+    pub(super) fn requests(&mut self, sent: &mut Cow<'_, [u8]>) -> usize {
         if let Some(link) = self.debugger() {
-            return self.tell_debugger(&link, data);
+            return self.tell_debugger(&link, sent);
         }
-        let mut at = 0;
+        let (mut used, slow) = self.pass_on_requests(sent);
+        if let Some((length, routed)) = slow {
+            let request = match sent {
+                Cow::Owned(input) if input.len() == length && input.capacity() <= ROOM * length => {
+                    std::mem::take(input)
+                }
+                _ => sent[used..used + length].to_vec(),
+            };
+            self.begin_slow(request, *routed);
+            used += length;
+        }
+        self.wait_if_over();
+        if let Some(reply) = self.refusing.take() {
+            self.end_if_lost(&reply);
+        }
+        used
+    }
+
+    /// Passes on what `data` holds, up to a request that has a story. Returns how many bytes are done with, and how long that request is
+    /// which is behind them.
+    #[inline]
+    fn pass_on_requests(&mut self, data: &[u8]) -> (usize, Option<(usize, Box<Routed>)>) {
+        let (mut at, mut slow) = (0, None);
         let mut run = Run {
             most: self.most_in_flight(),
             ..Run::default()
@@ -56,6 +83,10 @@ impl Client {
                 Scan::Request { length } => {
                     match self.whole(data, at, length, &mut run, learned.as_deref()) {
                         Next::Used(used) => at += used,
+                        Next::Slow(routed) => {
+                            slow = Some((length, routed));
+                            break;
+                        }
                         _ => break,
                     }
                 }
@@ -93,11 +124,7 @@ impl Client {
             }
         }
         self.send_run(data, &mut run);
-        self.wait_if_over();
-        if let Some(reply) = self.refusing.take() {
-            self.end_if_lost(&reply);
-        }
-        at
+        (at, slow)
     }
 
     /// A whole request at `at`: nearly always one more of the run.
@@ -275,7 +302,7 @@ impl Client {
         match destination {
             Destination::Stream => return self.amid_messages(request, routed.clone()),
             Destination::Unsettled => return self.take_place(),
-            Destination::Story(_) => return self.begin_slow(request, routed.clone()),
+            Destination::Story(_) => return Next::Slow(Box::new(routed.clone())),
             Destination::Refused(_) if self.pin.is_some() && self.outlet.outstanding() > 0 => {
                 // Only then is it known whether a transaction is open, which the refusal would spoil.
                 self.wait = Wait::Answers;
@@ -313,7 +340,7 @@ impl Client {
                 return self.on_shared(request.bytes(), 1, command, kind);
             }
             Destination::Begin(verb) => {
-                return self.whole_or_slow(verb, request, routed, rest, learned);
+                return self.whole_or_slow(verb, routed, rest, learned);
             }
             Destination::Transaction(verb) => return self.verb(verb, request, command),
             Destination::Tracking => return self.tracking(request, command),
@@ -407,7 +434,6 @@ impl Client {
     fn whole_or_slow(
         &mut self,
         verb: TransactionCommand,
-        request: &Request<'_>,
         routed: &Routed,
         rest: &[u8],
         learned: Option<&Learned>,
@@ -438,7 +464,7 @@ impl Client {
             self.wait = Wait::Answers;
             return Next::Wait;
         }
-        self.begin_slow(request, routed.clone())
+        Next::Slow(Box::new(routed.clone()))
     }
 
     /// Sends requests that leave no trace on a shared connection.
@@ -504,6 +530,10 @@ impl Client {
             match self.request(&request, routed, &bytes, learned) {
                 // Not done with, but something has changed.
                 Next::Used(0) => {}
+                Next::Slow(routed) => {
+                    self.begin_slow(bytes, *routed);
+                    return Next::Used(0);
+                }
                 // A MULTI typed by hand is never the start of a block that has arrived whole.
                 Next::More => self.is_drained = true,
                 next => return next,

@@ -3,6 +3,7 @@
 //!
 //! Invariant: a client waits nowhere but in [`Client::poll_gate`], whatever it waits for.
 
+use std::borrow::Cow;
 use std::future::poll_fn;
 use std::io;
 use std::ops::ControlFlow;
@@ -92,7 +93,7 @@ impl Client {
             let held = size_of_val(&*next);
             (next(self), held)
         } else if let Some(slow) = self.slow.take() {
-            let held = slow.length();
+            let held = slow.held_bytes();
             self.hold_requests();
             (self.story(slow), held)
         } else {
@@ -367,9 +368,9 @@ impl Client {
 
     /// Passes on the requests that are here. Returns how many bytes are done with.
     pub(super) fn use_input(&mut self) -> usize {
-        let input = std::mem::take(&mut self.input);
-        let used = self.requests(&input);
-        self.keep(input, used);
+        let mut input = Cow::Owned(std::mem::take(&mut self.input));
+        let used = self.requests(&mut input);
+        self.keep(input.into_owned(), used);
         used
     }
 
@@ -470,7 +471,7 @@ impl Client {
 
     /// Keeps what is left of `input`.
     pub(super) fn keep(&mut self, mut input: Vec<u8>, used: usize) {
-        if used == input.len() {
+        if used >= input.len() {
             return self.clients.spares.keep(input);
         }
         if used > 0 {

@@ -43,7 +43,7 @@ pub(super) type NextStory = Box<dyn for<'a> FnOnce(&'a mut Client) -> Story<'a>>
 
 /// Holds a request whose story is to be told: it has been cut and routed once.
 pub(super) struct SlowRequest {
-    pub(super) bytes: Box<[u8]>,
+    pub(super) bytes: Vec<u8>,
     pub(super) routed: Routed,
 }
 
@@ -61,8 +61,8 @@ impl SlowRequest {
         self.bytes.len()
     }
 
-    /// Returns the bytes that the client has sent.
-    pub(super) fn into_bytes(self) -> Vec<u8> {
-        self.bytes.into_vec()
+    /// Returns how many bytes of memory hold it.
+    pub(super) fn held_bytes(&self) -> usize {
+        self.bytes.capacity()
     }
 }

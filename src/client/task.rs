@@ -135,7 +135,7 @@ impl Client {
         // Its place is gone; the socket is held and told so.
         let mut sent = (std::mem::take(&mut self.input), self.sent_ahead.take());
         if let Some(slow) = self.slow.take() {
-            sent.0.splice(..0, slow.into_bytes());
+            sent.0.splice(..0, slow.bytes);
         }
         let stream = Rc::clone(&self.stream);
         let explain = self.clients.thread.settings().limits.explain_rejections;

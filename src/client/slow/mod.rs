@@ -32,15 +32,11 @@ impl Client {
     }
 
     /// Hands a request to its story, which begins when everything before it has been answered.
-    pub(super) fn begin_slow(&mut self, request: &Request<'_>, routed: Routed) -> Next {
+    pub(super) fn begin_slow(&mut self, bytes: Vec<u8>, routed: Routed) {
         if self.outlet.outstanding() > 0 && matches!(self.wait, Wait::Nothing) {
             self.wait = Wait::Answers;
         }
-        self.slow = Some(Box::new(SlowRequest {
-            bytes: request.bytes().into(),
-            routed,
-        }));
-        Next::Used(request.bytes().len())
+        self.slow = Some(Box::new(SlowRequest { bytes, routed }));
     }
 
     /// Tells whether a request that cannot go now waits in a story: one for which a connection is to be lent, or that needs one which is. Any
@@ -67,7 +63,7 @@ impl Client {
                 Box::pin(async move {
                     let ($client, $slow) = (self, slow);
                     let told = $story.await;
-                    $client.is_told(&$slow, told)
+                    $client.is_told(*$slow, told)
                 })
             };
         }
@@ -98,10 +94,11 @@ impl Client {
     }
 
     /// Ends what was announced with CLIENT CACHING before a request that has been sent, or answered.
-    fn is_told(&self, slow: &SlowRequest, told: Told) -> Told {
+    fn is_told(&self, slow: SlowRequest, told: Told) -> Told {
         if told.is_ok() && self.slow.is_none() {
             self.caching_ends(self.announcing(), slow.command());
         }
+        self.clients.spares.keep(slow.bytes);
         told
     }
 
@@ -132,6 +129,10 @@ impl Client {
             self.settled().await?;
             match go(self, &slow.request()) {
                 Next::Used(1..) => break,
+                Next::Slow(routed) => {
+                    self.begin_slow(slow.bytes.clone(), *routed);
+                    break;
+                }
                 Next::Used(0) if self.refusing.is_some() => {
                     self.refuse_one(slow.command(), slow.length(), 1);
                     break;
