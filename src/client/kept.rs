@@ -10,7 +10,7 @@ use crate::config::{CLIENT_BYTES, TLS_CLIENT_BYTES};
 use crate::telemetry::Disconnect;
 use crate::transport::{READ_SIZE, Stream};
 
-/// What a client on `stream` takes whatever it does.
+/// Counts what a client on `stream` takes whatever it does.
 pub(super) fn standing_bytes(stream: &Stream) -> usize {
     match stream.tls() {
         Some(_) => TLS_CLIENT_BYTES,
@@ -90,7 +90,7 @@ impl Client {
             .hold_kept(names + user + awaited + messages + own + asked);
     }
 
-    /// Whether it is not read in this turn: those who were told to go let go of their memory first.
+    /// Tells whether it is not read in this turn: those who were told to go let go of their memory first.
     #[inline]
     pub(super) fn makes_way(&self, cx: &Context<'_>) -> bool {
         let makes_way = self.clients.thread.account.awaits_room();
@@ -100,8 +100,8 @@ impl Client {
         makes_way
     }
 
-    /// Whether more is read of a client that leaves too much unread: as much again as it may leave, and no byte more, for
-    /// which all of it would have to be moved.
+    /// Tells whether more is read of a client that leaves too much unread: as much again as it may leave, and no byte more, for which all
+    /// of it would have to be moved.
     pub(super) fn may_send_ahead(&self) -> bool {
         self.input.is_empty() || self.input.len() + READ_SIZE <= self.outlet.limit_bytes()
     }

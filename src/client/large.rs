@@ -20,18 +20,25 @@ impl Client {
     }
 
     /// Tells whether a request that has not arrived whole is too large to share.
+    #[inline]
     pub(super) fn is_large(&self, here: usize) -> bool {
         let most = self.clients.thread.settings().upstream.max_shared_request;
         self.scanner.is_inside() && (self.scanner.extent() > most || here > most)
     }
 
-    /// Gathers the start of a request too large to share, of which `here` has come. Past what is gathered of any its story begins, when
-    /// everything before it has been answered.
+    /// Gathers the start of a request, of which `here` has come.
+    #[inline]
     pub(super) fn gather(&mut self, here: &[u8]) -> Next {
-        if self.restrictions.is_locked() {
-            // Bounded, and refused when it is whole.
-            return Next::More;
+        // One of a client that must authenticate is bounded, and refused when it is whole.
+        match self.is_large(here.len()) && !self.restrictions.is_locked() {
+            true => self.gather_large(here),
+            false => Next::More,
         }
+    }
+
+    /// Gathers the start of one too large to share. Past what is gathered of any its story begins, when everything before it has been
+    /// answered.
+    fn gather_large(&mut self, here: &[u8]) -> Next {
         if self.restrictions.is_arriving() {
             return self.take_place();
         }

@@ -16,11 +16,11 @@ use crate::thread::Process;
 /// Says what a client asks for.
 #[derive(Debug, PartialEq, Eq)]
 enum Pause {
-    /// So many milliseconds of `CLIENT PAUSE` are to hold back every command.
+    /// It holds back every command for so many milliseconds (`CLIENT PAUSE`).
     All(u64),
-    /// They are to hold back writes alone.
+    /// It holds back writes for so many.
     Writes(u64),
-    /// Nothing is to be held back any more.
+    /// It holds back nothing any more.
     Over,
 }
 

@@ -30,7 +30,7 @@ struct Run {
     end: usize,
     count: u32,
     last: Option<CommandId>,
-    /// What may delay them.
+    /// Says what may delay them.
     delays: Delays,
 }
 
@@ -71,11 +71,7 @@ impl Client {
         // Kept for the whole batch: neither can change while it is looked at.
         let learned = self.learned();
         let mut bounds = self.bounds();
-        while matches!(self.wait, Wait::Nothing)
-            && self.slow.is_none()
-            && self.ending.is_none()
-            && self.outlet.takes_requests()
-        {
+        while self.goes_on() {
             if bounds.unauthenticated != self.restrictions.is_locked() {
                 bounds = self.bounds();
             }
@@ -113,9 +109,6 @@ impl Client {
                 }
                 Scan::Incomplete => {
                     self.send_run(data, &mut run);
-                    if !self.is_large(data.len() - at) {
-                        break;
-                    }
                     match self.gather(&data[at..]) {
                         Next::Used(used) => at += used,
                         _ => break,
@@ -125,6 +118,15 @@ impl Client {
         }
         self.send_run(data, &mut run);
         (at, slow)
+    }
+
+    /// Tells whether the next request is looked at now.
+    #[inline]
+    fn goes_on(&self) -> bool {
+        matches!(self.wait, Wait::Nothing)
+            && self.slow.is_none()
+            && self.ending.is_none()
+            && self.outlet.takes_requests()
     }
 
     /// A whole request at `at`: nearly always one more of the run.
@@ -193,7 +195,7 @@ impl Client {
         self.by_rules(learned, |rules| route(name, request, rules))
     }
 
-    /// What the server would answer the client's user whose rules do not permit the command `name`.
+    /// Returns what the server would answer the client's user whose rules do not permit the command `name`.
     #[cold]
     fn not_permitted(&self, name: &str) -> Vec<u8> {
         let identity = self.record.identity();
@@ -222,7 +224,7 @@ impl Client {
         })
     }
 
-    /// Whether a shared request of `length` bytes may join a run: nothing about this client is special now.
+    /// Tells whether a shared request of `length` bytes may join a run: nothing about this client is special now.
     #[inline]
     fn is_sharing(&self, length: usize) -> bool {
         self.pin.is_none()
@@ -287,18 +289,10 @@ impl Client {
         learned: Option<&Learned>,
     ) -> Next {
         let (length, command) = (request.bytes().len(), routed.command);
-        let mode = self.mode();
-        let mut destination = self.destination(routed, request, &mode);
-        if destination == Destination::Unplaced {
-            if let Some(next) = self.amid_unplaced(request, routed) {
-                return next;
-            }
-            let mode = Mode {
-                is_unplaced: false,
-                ..self.mode()
-            };
-            destination = self.destination(routed, request, &mode);
-        }
+        let destination = match self.placed_destination(routed, request) {
+            Ok(destination) => destination,
+            Err(next) => return next,
+        };
         match destination {
             Destination::Stream => return self.amid_messages(request, routed.clone()),
             Destination::Unsettled => return self.take_place(),
@@ -318,14 +312,10 @@ impl Client {
                 self.count(1, command);
                 self.answer(&reply);
             }
-            Destination::UnservedTransaction(verb)
-                if self.is_answered_busy(verb, request, command) => {}
-            Destination::UnservedTransaction(
-                TransactionCommand::Multi | TransactionCommand::Watch,
-            ) if rest.len() > length => self.refuse_transaction(command, rest, learned),
-            Destination::Unserved | Destination::UnservedTransaction(_) => {
-                return self.refuse_one(command, length, 1);
+            Destination::UnservedTransaction(verb) => {
+                return self.refuse_verb(verb, request, command, rest, learned);
             }
+            Destination::Unserved => return self.refuse_one(command, length, 1),
             Destination::Local(local) => match self.local(local, request, command) {
                 Next::Used(1..) => self.count(1, command),
                 // Or refused meanwhile: looked at again, and answered.
@@ -350,6 +340,32 @@ impl Client {
             }
         }
         Next::Used(length)
+    }
+
+    /// Decides what is done with a request by itself. One of a transaction of which the busy server has not been told is looked at there
+    /// first.
+    ///
+    /// # Errors
+    /// Returns how the request goes on where nothing more is to be done with it.
+    #[inline]
+    fn placed_destination<'a>(
+        &mut self,
+        routed: &'a Routed,
+        request: &Request<'_>,
+    ) -> Result<Destination<'a>, Next> {
+        let mode = self.mode();
+        let destination = self.destination(routed, request, &mode);
+        if destination != Destination::Unplaced {
+            return Ok(destination);
+        }
+        if let Some(next) = self.amid_unplaced(request, routed) {
+            return Err(next);
+        }
+        let mode = Mode {
+            is_unplaced: false,
+            ..self.mode()
+        };
+        Ok(self.destination(routed, request, &mode))
     }
 
     /// Tells what the client is in the middle of.
@@ -408,6 +424,27 @@ impl Client {
         self.count(count, command);
         self.answer(&reply);
         Next::Used(length)
+    }
+
+    /// Answers a command of transactions that the server cannot take.
+    fn refuse_verb(
+        &mut self,
+        verb: TransactionCommand,
+        request: &Request<'_>,
+        command: Option<CommandId>,
+        rest: &[u8],
+        learned: Option<&Learned>,
+    ) -> Next {
+        let length = request.bytes().len();
+        if self.is_answered_busy(verb, request, command) {
+            return Next::Used(length);
+        }
+        let begins = matches!(verb, TransactionCommand::Multi | TransactionCommand::Watch);
+        if begins && rest.len() > length {
+            self.refuse_transaction(command, rest, learned);
+            return Next::Used(length);
+        }
+        self.refuse_one(command, length, 1)
     }
 
     /// Refuses a MULTI or a WATCH with more behind it. Unless the whole transaction is here, and refused with it, the client
@@ -492,7 +529,7 @@ impl Client {
         Next::Used(bytes.len())
     }
 
-    /// What the client sees of the reply to the request at hand.
+    /// Returns what the client sees of the reply to the request at hand, and goes on to the next.
     pub(super) fn show(&mut self) -> Show {
         if self.session.take_visible() {
             Show::Pass

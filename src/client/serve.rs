@@ -40,9 +40,9 @@ enum Sought<'a> {
 enum Passed {
     /// It is to be closed.
     Ended(Disconnect),
-    /// What it waited for in a story is not to be had, or not wanted any more.
+    /// It waited in a story for what is not to be had, or not wanted any more.
     InVain,
-    /// What it waited for in a story has come; or, where it has none, one is to begin.
+    /// It waited in a story for what has come; or, where it has none, one is to begin.
     On,
 }
 
@@ -444,13 +444,7 @@ impl Client {
         if !is_gathered {
             self.is_drained = read < most;
         }
-        self.record.bytes_in.add(read as u64);
-        clients
-            .thread
-            .counters
-            .group(self.group())
-            .bytes_in
-            .add(read as u64);
+        self.count_read(read as u64);
         let used = if reads_ahead {
             self.keep_ahead(&scratch[..read])
         } else if is_gathered {
@@ -467,6 +461,14 @@ impl Client {
         drop(scratch);
         self.settle_read(used);
         Poll::Ready(Ok(read))
+    }
+
+    /// Counts bytes that were read.
+    #[inline]
+    fn count_read(&self, bytes: u64) {
+        self.record.bytes_in.add(bytes);
+        let counters = self.clients.thread.counters.group(self.group());
+        counters.bytes_in.add(bytes);
     }
 
     /// Keeps what is left of `input`.

@@ -28,7 +28,7 @@ pub(super) enum Awaited {
 pub(super) enum Interrupted {
     /// The client is to be closed.
     Ended(Disconnect),
-    /// What it waited for is not to be had, or not wanted any more.
+    /// It waited for what is not to be had, or not wanted any more.
     InVain,
 }
 
