@@ -88,7 +88,7 @@ pub struct Transaction {
     pub watching: bool,
     /// Is true once more databases were selected than are remembered: nobody can tell any more which one the connection is in.
     unknown_database: bool,
-    /// Lists the databases that the last EXEC may have selected; the last that exists is the one the connection is in.
+    /// Lists the databases that EXECs may have selected since the server was asked; the last that exists is the one the connection is in.
     pub selected: Vec<u32>,
     /// Says what CLIENT TRACKING is on for; `None`: it is off.
     pub tracking: Option<Tracking>,
@@ -187,7 +187,7 @@ impl Transaction {
                 };
                 self.watching = false;
                 if head.starts_with(b"*") && !head.starts_with(b"*-1") {
-                    self.selected = queue.databases;
+                    self.has_selected(queue.databases);
                     self.tracking_unsure |= queue.has_tracking;
                     if queue.has_messages {
                         self.stream = Some(StreamKind::Messages);
@@ -196,6 +196,13 @@ impl Transaction {
             }
             _ => {}
         }
+    }
+
+    /// Notes what an EXEC may have selected, behind what those before it may have: the server has not been asked about that yet.
+    fn has_selected(&mut self, databases: Vec<u32>) {
+        self.selected.extend(databases);
+        self.unknown_database |= self.selected.len() > MAX_SELECTS;
+        self.selected.truncate(MAX_SELECTS);
     }
 
     /// Tells whether the connection holds nothing of this client's.
@@ -270,6 +277,31 @@ mod tests {
         assert!(tx.watching, "EXEC outside of MULTI leaves the watch");
         tx.answered(UNWATCH, b"+OK\r\n");
         assert!(tx.is_clear());
+    }
+
+    #[test]
+    fn what_one_exec_has_selected_is_not_forgotten_with_the_next() {
+        let select = |database| PinnedCommand::Select {
+            database,
+            has_place: false,
+        };
+        let mut tx = Transaction::default();
+        for database in [Some(3), None, Some(9), None] {
+            tx.answered(MULTI, b"+OK\r\n");
+            if let Some(database) = database {
+                tx.answered(select(database), b"+QUEUED\r\n");
+            }
+            tx.answered(EXEC, b"*1\r\n");
+        }
+        assert_eq!(tx.selected, [3, 9]);
+        assert!(!tx.is_clear() && !tx.unknown_database);
+        for _ in 0..MAX_SELECTS {
+            tx.answered(MULTI, b"+OK\r\n");
+            tx.answered(select(1), b"+QUEUED\r\n");
+            tx.answered(EXEC, b"*1\r\n");
+        }
+        // More are not remembered, and its connection is nobody else's.
+        assert!(tx.selected.len() <= MAX_SELECTS && tx.unknown_database);
     }
 
     #[test]

@@ -29,6 +29,42 @@ fn a_whole_transaction_needs_no_connection_of_its_own() {
 }
 
 #[test]
+fn what_transactions_of_one_write_have_selected_is_where_their_client_and_nobody_else_is() {
+    let redis = Redis::start(&[]);
+    for database in ["0", "2", "5"] {
+        let select = format!("SELECT {database}");
+        run(
+            &mut redis.client(),
+            &[&select, &format!("SET dbid {database}")],
+        );
+    }
+    let respool = Respool::lending_one(&redis, "5s").start();
+    for (lines, database) in [
+        ("MULTI,SELECT 0,EXEC,MULTI,PING,EXEC", "0"),
+        ("MULTI,SELECT 0,EXEC,WATCH k,MULTI,EXEC", "0"),
+        ("MULTI,SELECT 0,EXEC,MULTI,SELECT 99,EXEC,MULTI,EXEC", "0"),
+        ("MULTI,SELECT 0,EXEC,WATCH k,SELECT 5,UNWATCH", "5"),
+        ("MULTI,SELECT 0,EXEC,WATCH k,SELECT 2,SELECT 5,UNWATCH", "5"),
+    ] {
+        for _ in 0..3 {
+            let mut client = respool.client();
+            let mut pipeline = vec!["SELECT 2"];
+            pipeline.extend(lines.split(','));
+            run(&mut client, &pipeline);
+            assert_eq!(
+                client.cmd(&["GET", "dbid"]),
+                Value::bulk(database),
+                "{lines}"
+            );
+            drop(client);
+            let mut other = respool.client();
+            let replies = run(&mut other, &["SELECT 2", "WATCH w", "GET dbid"]);
+            assert_eq!(replies[2], Value::bulk("2"), "{lines}");
+        }
+    }
+}
+
+#[test]
 fn the_connection_is_lent_for_as_long_as_it_must_be() {
     let redis = Redis::start(&[]);
     let respool = Respool::lending_one(&redis, "100ms").start();

@@ -49,6 +49,10 @@ impl Client {
             let Some(told) = self.change_pin(&target, Change::InPlace).await? else {
                 return Ok(());
             };
+            if told.is_ok() {
+                // Whatever an EXEC before it has selected.
+                self.outlet.transaction().selected.clear();
+            }
             told
         } else if target.user.is_some() {
             self.asked_to_select(target).await?
