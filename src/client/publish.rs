@@ -99,6 +99,8 @@ impl Workers {
         };
         let message = ClientsMessage::Announce(Arc::new(announcement));
         self.tell_workers.tell_all(&message);
+        // Those who are told hold the rest of it: the wait ends when the last of them is done with it.
+        drop(message);
         // A server that does not answer meanwhile may have lost the connection in question anyhow.
         let _ = self.thread.within(self.limit, told).await;
     }

@@ -152,3 +152,23 @@ fn by_a_user_who_may_not_ask_beforehand_nobody_is_closed_beforehand() {
     assert_eq!(client.reply().int(), 1);
     let _ = listener.try_reply();
 }
+
+/// What is asked of all workers has been done when they say so, not when the time for it has passed.
+#[test]
+fn a_message_that_may_be_too_much_waits_for_no_limit() {
+    let redis = Redis::start(&[]);
+    let respool = Respool::with(&redis)
+        .top("workers = 2")
+        .limits("pubsub_buffer = \"1MiB\"")
+        .upstream("queue.timeout = \"300s\"")
+        .start();
+    let mut client = respool.client();
+    let large = "x".repeat(LARGE);
+    assert_eq!(client.cmd(&["PUBLISH", "news", &large]), Value::Int(0));
+    for lines in [&["MULTI"][..], &["PUBLISH", "other", &large], &["EXEC"]] {
+        client.send(encode(lines));
+    }
+    client.reply();
+    client.reply();
+    assert_eq!(client.reply().items(), [Value::Int(0)]);
+}
