@@ -8,7 +8,7 @@ use super::story::Awaited;
 use super::{Client, Wait};
 use crate::config::{CLIENT_BYTES, TLS_CLIENT_BYTES};
 use crate::telemetry::Disconnect;
-use crate::transport::{READ_SIZE, Stream};
+use crate::transport::{READ_SIZE, Stream, let_others_go_first};
 
 /// Counts what a client on `stream` takes whatever it does.
 pub(super) fn standing_bytes(stream: &Stream) -> usize {
@@ -95,7 +95,8 @@ impl Client {
     pub(super) fn makes_way(&self, cx: &Context<'_>) -> bool {
         let makes_way = self.clients.thread.account.awaits_room();
         if makes_way {
-            cx.waker().wake_by_ref();
+            let mut cx = Context::from_waker(cx.waker());
+            let _: Poll<()> = let_others_go_first(&mut cx);
         }
         makes_way
     }

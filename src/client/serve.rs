@@ -20,9 +20,10 @@ use crate::transport::{READ_SIZE, let_others_go_first};
 /// Takes what is here of the rest of a request, or comes: returns how many bytes are done with, and whether more is wanted.
 type TakeRest<'a> = dyn FnMut(&mut Client, &[u8]) -> ControlFlow<usize, usize> + 'a;
 
-/// Most bytes that are read in a turn of who has to authenticate first. Each of its requests is refused on the spot, and 64 KiB hold ten
-/// thousand of them: 1,500 clients without a password that sent `PING` as fast as they could made everybody else wait for two seconds.
-const LOCKED_READ_SIZE: usize = 2 * 1024;
+/// Bounds what is read in a turn of a client whose requests respool answers itself: who has to authenticate first, or sent half as
+/// much since a request of its went to the server. Each is answered on the spot, and 64 KiB hold ten thousand of them: 1,500 clients without a password that sent
+/// `PING` as fast as they could made everybody else wait for two seconds, and one that sent `RESET` for 400 ms.
+const ANSWERED_READ_SIZE: usize = 2 * 1024;
 
 /// Names what a client is at its gate for.
 enum Sought<'a> {
@@ -298,14 +299,10 @@ impl Client {
                 self.note_finished();
                 None
             }
-            Poll::Ready(Ok(_)) if !self.is_drained && self.restrictions.is_locked() => {
+            // One read a turn: the others' requests join this turn's write, also those that have yet to be read.
+            Poll::Ready(Ok(_)) if !self.is_drained => {
                 let mut cx = Context::from_waker(cx.waker());
                 Some(let_others_go_first(&mut cx))
-            }
-            // One read a turn: the others' requests join this turn's write.
-            Poll::Ready(Ok(_)) if !self.is_drained => {
-                cx.waker().wake_by_ref();
-                Some(Poll::Pending)
             }
             Poll::Ready(Ok(_)) => None,
             Poll::Ready(Err(_)) => Some(Poll::Ready(Passed::Ended(Disconnect::SocketError))),
@@ -419,8 +416,8 @@ impl Client {
         }
         self.end_watch = None;
         let reads_ahead = self.reads_ahead();
-        let most = match self.restrictions.is_locked() {
-            true => LOCKED_READ_SIZE,
+        let most = match self.is_answered_here() {
+            true => ANSWERED_READ_SIZE,
             false => READ_SIZE,
         };
         let clients = Rc::clone(&self.clients);
@@ -463,9 +460,22 @@ impl Client {
         Poll::Ready(Ok(read))
     }
 
+    /// Tells whether respool answers itself what the client sends, as far as can be told before it is read.
+    #[inline]
+    fn is_answered_here(&self) -> bool {
+        // A request that has not come whole may be one for the server.
+        let is_all = || {
+            let is_between = self.input.len() < ANSWERED_READ_SIZE || !self.scanner.is_inside();
+            is_between && !self.is_amid_request()
+        };
+        self.restrictions.is_locked()
+            || (self.outlet.read_since_sent() as usize >= ANSWERED_READ_SIZE / 2 && is_all())
+    }
+
     /// Counts bytes that were read.
     #[inline]
     fn count_read(&self, bytes: u64) {
+        self.outlet.note_read(bytes);
         self.record.bytes_in.add(bytes);
         let counters = self.clients.thread.counters.group(self.group());
         counters.bytes_in.add(bytes);

@@ -61,7 +61,7 @@ use crate::outlet::Outlet;
 use crate::server::LinkOrigin;
 use crate::session::{State, Step};
 use crate::thread::Thread;
-use crate::transport::Stream;
+use crate::transport::{Stream, let_others_go_first};
 
 /// Reads of one turn before other tasks get theirs.
 const READS_A_TURN: usize = 16;
@@ -366,8 +366,7 @@ impl Link {
             self.react();
             idle(self);
         }
-        cx.waker().wake_by_ref();
-        Poll::Pending
+        let_others_go_first(cx)
     }
 
     /// Sends what there is to be sent. `Some`: the connection has ended, or is to end.

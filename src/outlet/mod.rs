@@ -109,6 +109,18 @@ impl Outlet {
         self.requests.is_measured()
     }
 
+    /// Counts bytes that were read of the client since a request of its was last sent to the server.
+    #[inline]
+    pub fn read_since_sent(&self) -> u32 {
+        self.requests.read_since_sent()
+    }
+
+    /// Notes that so many bytes of the client were read.
+    #[inline]
+    pub fn note_read(&self, bytes: u64) {
+        self.requests.note_read(bytes);
+    }
+
     /// Wakes the client's task when no more than `count` requests are outstanding.
     pub fn wake_at(&self, count: u32) {
         self.requests.wake_at(count);

@@ -12,6 +12,8 @@ pub(super) struct OutstandingRequests {
     share: Cell<ClientShare>,
     /// The client's task is woken when no more than this many are left.
     wake_at: Cell<Option<u32>>,
+    /// Counts bytes that were read of the client since one was sent, up to what fits.
+    read_since_sent: Cell<u32>,
 }
 
 impl OutstandingRequests {
@@ -42,6 +44,20 @@ impl OutstandingRequests {
     #[inline]
     pub(super) fn sent(&self, count: u32) {
         self.count.set(self.count.get() + count);
+        self.read_since_sent.set(0);
+    }
+
+    #[inline]
+    pub(super) fn read_since_sent(&self) -> u32 {
+        self.read_since_sent.get()
+    }
+
+    /// Takes in that so many bytes of the client were read, none of which has been sent yet.
+    #[inline]
+    pub(super) fn note_read(&self, bytes: u64) {
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+        let all = self.read_since_sent.get().saturating_add(bytes);
+        self.read_since_sent.set(all);
     }
 
     /// Takes in that some were not sent after all.
@@ -70,6 +86,20 @@ impl OutstandingRequests {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_read_counts_until_something_is_sent() {
+        let requests = OutstandingRequests::default();
+        requests.note_read(3);
+        requests.note_read(4);
+        assert_eq!(requests.read_since_sent(), 7);
+        requests.sent(1);
+        requests.answered(1);
+        assert_eq!(requests.read_since_sent(), 0);
+        requests.note_read(u64::MAX);
+        requests.note_read(1);
+        assert_eq!(requests.read_since_sent(), u32::MAX);
+    }
 
     #[test]
     fn the_task_is_woken_once_when_few_enough_are_left() {

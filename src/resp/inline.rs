@@ -48,9 +48,19 @@ fn word(text: &[u8], syntax: LineSyntax) -> Result<(Vec<u8>, &[u8]), UnbalancedQ
     let mut rest = text;
     while let [first, tail @ ..] = rest {
         rest = match first {
-            b'"' => closed(double_quoted(tail, syntax, &mut argument)?, syntax)?,
-            b'\'' => closed(single_quoted(tail, syntax, &mut argument)?, syntax)?,
-            space if is_space(*space) => return Ok((argument, rest)),
+            b'"' | b'\'' => {
+                let behind = match first {
+                    b'"' => double_quoted(tail, syntax, &mut argument)?,
+                    _ => single_quoted(tail, syntax, &mut argument)?,
+                };
+                match behind.first() {
+                    _ if syntax == LineSyntax::Valkey => behind,
+                    Some(&byte) if !is_space(byte) => return Err(UnbalancedQuotes),
+                    _ => return Ok((argument, behind)),
+                }
+            }
+            // Any other white space is a part of the word.
+            b' ' | b'\n' | b'\r' | b'\t' => return Ok((argument, rest)),
             plain => {
                 argument.push(*plain);
                 tail
@@ -58,14 +68,6 @@ fn word(text: &[u8], syntax: LineSyntax) -> Result<(Vec<u8>, &[u8]), UnbalancedQ
         };
     }
     Ok((argument, rest))
-}
-
-/// Checks that a closing quote is one in front of `rest`.
-fn closed(rest: &[u8], syntax: LineSyntax) -> Result<&[u8], UnbalancedQuotes> {
-    match rest.first() {
-        Some(&byte) if syntax == LineSyntax::Redis && !is_space(byte) => Err(UnbalancedQuotes),
-        _ => Ok(rest),
-    }
 }
 
 /// Tells whether a backslash escapes the byte in front of `rest`.
@@ -158,6 +160,11 @@ mod tests {
         assert_eq!(split(r#"set k """#), ["set", "k", ""]);
         assert_eq!(split(r#"ab"cd" e"#), ["abcd", "e"]);
         assert_eq!(split("\t\x0b "), Vec::<String>::new());
+        // Of white space these two end no word, but they may stand behind a quote.
+        assert_eq!(split("ping a\x0bb\x0c"), ["ping", "a\x0bb\x0c"]);
+        assert_eq!(split("ping \"a\"\x0bb"), ["ping", "a", "b"]);
+        let joined = split_by("ping \"a\"\x0bb", LineSyntax::Valkey);
+        assert_eq!(joined, Ok(vec!["ping".to_owned(), "a\x0bb".to_owned()]));
         assert_eq!(split("ping\0 ignored \""), ["ping"]);
     }
 

@@ -10,6 +10,7 @@ use socket2::Socket;
 use tokio::io::Interest;
 use tokio::net::{TcpStream, UnixStream};
 
+use super::let_others_go_first;
 use tls::TlsStream;
 
 /// Reads of a socket that is being closed before other tasks get their turn.
@@ -204,8 +205,7 @@ impl Stream {
                 Err(_) => return Poll::Ready(()),
             }
         }
-        cx.waker().wake_by_ref();
-        Poll::Pending
+        let_others_go_first(cx)
     }
 
     /// Has the kernel find out within about `limit` that the peer's host is gone, whatever is under way; a peer that only does

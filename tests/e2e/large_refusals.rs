@@ -137,3 +137,26 @@ fn what_must_be_seen_whole_says_how_large_it_may_be() {
     }
     assert!(client.read_to_end().is_empty());
 }
+
+#[test]
+fn a_ping_of_a_subscriber_is_never_answered_in_another_shape() {
+    let redis = Redis::start(&[]);
+    let respool = Respool::with(&redis).start();
+    for (length, is_answered) in [(500_000, true), (1_200_000, false)] {
+        let mut client = respool.client();
+        client.cmd(&["SUBSCRIBE", "news"]);
+        let word = "v".repeat(length);
+        let _ = client.try_send(encode(&["PING", &word]));
+        let reply = client.reply();
+        if is_answered {
+            assert_eq!(reply.items(), [Value::bulk("pong"), Value::bulk(&word)]);
+        } else {
+            let text = reply.text();
+            assert!(
+                text.contains("a request of this command may measure"),
+                "{text}"
+            );
+            assert!(client.try_reply().is_none());
+        }
+    }
+}

@@ -20,7 +20,7 @@ use crate::command::{
 use crate::link::{Link, RoomWait};
 use crate::resp::speak::error;
 use crate::resp::{Bounds, Request, RequestViolation, Scan};
-use crate::session::{Route, malformed, subscriber_refusal};
+use crate::session::{Protocol, Route, malformed, subscriber_refusal};
 use crate::telemetry::{Bound, Disconnect};
 use crate::upstream::PinError;
 
@@ -168,6 +168,8 @@ impl Client {
             }
             Some(id) => {
                 leaves_no_trace(spec(id).way)
+                    // Its reply to a subscriber is made of it.
+                    && !(self.subscribed() == Some(Protocol::Resp2) && spec(id).name == "ping")
                     // A script under the debugger is gathered: the start of its answer is awaited.
                     && !self.is_debugging()
                     && !is_container(id)

@@ -24,7 +24,7 @@ use session::{MOST_CIPHER, MOST_PLAIN, RECORD, SessionSide, TlsSession};
 
 use super::Stream;
 use crate::config::CertificateFacts;
-use crate::transport::READ_SIZE;
+use crate::transport::{READ_SIZE, let_others_go_first};
 
 /// Reads of the socket for one of the connection, before other tasks get their turn.
 const READS_A_TURN: usize = 4;
@@ -139,8 +139,7 @@ impl TlsStream {
             return Poll::Ready(Ok(()));
         }
         if self.yields.take() {
-            cx.waker().wake_by_ref();
-            return Poll::Pending;
+            return let_others_go_first(cx);
         }
         self.socket.poll_read_ready(cx)
     }

@@ -57,11 +57,49 @@ fn a_large_write_costs_no_more_with_thousands_of_clients() {
     );
 }
 
+/// Each of those who send too much sends so many requests.
+const REQUESTS: usize = 100_000;
+
+/// Others get so many replies meanwhile.
+const OTHERS: usize = 20;
+
+/// Tells how many requests have been answered with `reply` when another client has had its replies, of which the first was asked for when
+/// the first of them had been answered.
+fn answered_before_another(
+    other: &mut Client,
+    many: &mut [Client],
+    request: &[u8],
+    reply: &[u8],
+) -> usize {
+    let answered = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for client in many {
+            let mut writer = client.writer();
+            scope.spawn(move || writer.send(request.repeat(REQUESTS)));
+            let (answered, length) = (&answered, reply.len());
+            scope.spawn(move || {
+                for _ in 0..REQUESTS / 100 {
+                    client.take(100 * length);
+                    answered.fetch_add(100, Ordering::SeqCst);
+                }
+            });
+        }
+        eventually(|| answered.load(Ordering::SeqCst) > 0, "they have begun");
+        for _ in 0..OTHERS {
+            other.ping();
+        }
+        answered.load(Ordering::SeqCst)
+    })
+}
+
+/// Returns the reply to a request that is always answered the same.
+fn reply_to(mut client: Client, request: &[u8]) -> Vec<u8> {
+    client.send(request);
+    client.reply_bytes()
+}
+
 #[test]
 fn those_without_a_password_leave_the_others_their_turns_however_much_they_send() {
-    const STRANGERS: usize = 8;
-    const REQUESTS: usize = 100_000;
-    const OTHERS: usize = 20;
     let redis = Redis::start(&[]);
     let demand = ["CONFIG", "SET", "requirepass", "secret"];
     assert_eq!(redis.cmd(&demand), Value::ok());
@@ -72,36 +110,28 @@ fn those_without_a_password_leave_the_others_their_turns_however_much_they_send(
         .start();
     let mut known = respool.client();
     assert_eq!(known.cmd(&["AUTH", "secret"]), Value::ok());
-    let refusal = refusal_of_strangers(&respool);
-    let mut strangers: Vec<Client> = (0..STRANGERS).map(|_| respool.client()).collect();
-    let refused = AtomicUsize::new(0);
-    let before = std::thread::scope(|scope| {
-        for stranger in &mut strangers {
-            let mut writer = stranger.writer();
-            scope.spawn(move || writer.send(b"PING\r\n".repeat(REQUESTS)));
-            let (refused, length) = (&refused, refusal.len());
-            scope.spawn(move || {
-                for _ in 0..REQUESTS / 100 {
-                    stranger.take(100 * length);
-                    refused.fetch_add(100, Ordering::SeqCst);
-                }
-            });
-        }
-        eventually(|| refused.load(Ordering::SeqCst) > 0, "they have begun");
-        for _ in 0..OTHERS {
-            known.ping();
-        }
-        refused.load(Ordering::SeqCst)
-    });
+    let refusal = reply_to(respool.client(), b"PING\r\n");
+    let mut strangers: Vec<Client> = (0..8).map(|_| respool.client()).collect();
+    let before = answered_before_another(&mut known, &mut strangers, b"PING\r\n", &refusal);
     assert!(
-        before < STRANGERS * REQUESTS,
+        before < strangers.len() * REQUESTS,
         "all were refused before {OTHERS} replies of another client"
     );
 }
 
-/// Returns what a client hears that has to authenticate.
-fn refusal_of_strangers(respool: &Respool) -> Vec<u8> {
-    let mut stranger = respool.client();
-    stranger.send(b"PING\r\n");
-    stranger.reply_bytes()
+#[test]
+fn whom_respool_answers_itself_leaves_the_others_their_turns_however_much_it_sends() {
+    let redis = Redis::start(&[]);
+    let respool = Respool::with(&redis).top("workers = 1").start();
+    let mut other = respool.client();
+    other.ping();
+    for request in ["RESET\r\n", "CLIENT GETNAME\r\n", "SELECT 0\r\n"] {
+        let reply = reply_to(respool.client(), request.as_bytes());
+        let mut many: Vec<Client> = (0..8).map(|_| respool.client()).collect();
+        let before = answered_before_another(&mut other, &mut many, request.as_bytes(), &reply);
+        assert!(
+            before < many.len() * REQUESTS,
+            "{request:?}: all were answered before {OTHERS} replies of another client"
+        );
+    }
 }
