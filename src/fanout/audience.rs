@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
 use super::TopicKind;
+use crate::memory::ShrinkingTable;
 
 /// Says what one worker adds to a channel.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -14,7 +15,8 @@ pub struct AudiencePart {
     pub clients: usize,
 }
 
-type PartsByTopic = HashMap<Box<[u8]>, HashMap<usize, AudiencePart>>;
+/// Says who adds what to each channel; mostly that is one worker, or a few.
+type PartsByTopic = HashMap<Box<[u8]>, Vec<(usize, AudiencePart)>>;
 
 /// Counts the subscribers of every channel and shard channel in all workers. It is touched when subscriptions change, by no
 /// message.
@@ -33,15 +35,19 @@ impl ChannelAudiences {
         let mut parts = parts.lock().unwrap_or_else(PoisonError::into_inner);
         if part == AudiencePart::default() {
             if let Some(known) = parts.get_mut(channel) {
-                known.remove(&worker);
+                known.retain(|(other, _)| *other != worker);
                 if known.is_empty() {
                     parts.remove(channel);
+                    parts.give_back();
                 }
             }
         } else {
             match parts.get_mut(channel) {
-                Some(known) => drop(known.insert(worker, part)),
-                None => drop(parts.insert(channel.into(), HashMap::from([(worker, part)]))),
+                Some(known) => match known.iter_mut().find(|(other, _)| *other == worker) {
+                    Some((_, old)) => *old = part,
+                    None => known.push((worker, part)),
+                },
+                None => drop(parts.insert(channel.into(), vec![(worker, part)])),
             }
         }
     }
@@ -52,9 +58,9 @@ impl ChannelAudiences {
             return 0;
         };
         let parts = parts.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = parts.get(channel).into_iter().flat_map(HashMap::values);
+        let known = parts.get(channel).into_iter().flatten();
         known
-            .map(|part| part.clients as i64 - i64::from(part.is_connected))
+            .map(|(_, part)| part.clients as i64 - i64::from(part.is_connected))
             .sum()
     }
 
@@ -87,5 +93,22 @@ mod tests {
         audiences.set(0, TopicKind::Channel, b"c", part(false, 0));
         audiences.set(1, TopicKind::Channel, b"c", part(false, 0));
         assert!(audiences.channels.lock().unwrap().is_empty());
+    }
+
+    #[test]
+    fn the_table_shrinks_when_most_channels_have_nobody_left() {
+        let audiences = ChannelAudiences::default();
+        let name = |number: u32| number.to_be_bytes();
+        let set = |number, clients| {
+            let part = AudiencePart {
+                is_connected: clients > 0,
+                clients,
+            };
+            audiences.set(0, TopicKind::Channel, &name(number), part);
+        };
+        (0..10_000).for_each(|number| set(number, 1));
+        (10..10_000).for_each(|number| set(number, 0));
+        assert!(audiences.channels.lock().unwrap().capacity() < 1000);
+        assert_eq!(audiences.correction(TopicKind::Channel, &name(3)), 0);
     }
 }

@@ -73,6 +73,20 @@ pub fn read(frame: &[u8]) -> Result<SubscriptionFrame<'_>, UnexpectedFrame> {
     }
 }
 
+/// Returns how long a frame is at least of which this is the beginning; `None`: that cannot be told. A message ends with its longest part.
+pub fn least_bytes(start: &[u8]) -> Option<usize> {
+    let (_, mut rest) = line(start).ok()?;
+    loop {
+        let (head, after) = line(rest).ok()?;
+        let length = head.strip_prefix(b"$").and_then(parse_integer)?;
+        let length = usize::try_from(length).ok()?.checked_add(2)?;
+        match after.get(length..) {
+            Some(next) => rest = next,
+            None => return length.checked_add(start.len() - after.len()),
+        }
+    }
+}
+
 /// Returns the first line without its end, and what follows.
 fn line(bytes: &[u8]) -> Result<(&[u8], &[u8]), UnexpectedFrame> {
     let end = memchr::memchr(b'\n', bytes).ok_or(UnexpectedFrame)?;
@@ -101,6 +115,23 @@ fn text(bytes: &[u8]) -> Result<(Option<&[u8]>, &[u8]), UnexpectedFrame> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn how_long_a_message_is_shows_before_it_is_there() {
+        let message =
+            b"*4\r\n$8\r\npmessage\r\n$1\r\n*\r\n$1\r\nc\r\n$20\r\n01234567890123456789\r\n";
+        let told = message.len() - 22;
+        assert_eq!(least_bytes(&message[..told - 1]), None);
+        for length in told..message.len() {
+            assert_eq!(least_bytes(&message[..length]), Some(message.len()));
+        }
+        // It is at least as long as what has begun of it.
+        assert_eq!(least_bytes(&message[..10]), Some(18));
+        assert_eq!(least_bytes(b"-ERR long"), None);
+        assert_eq!(least_bytes(b"*3\r\n$-1\r\n"), None);
+        let endless = least_bytes(b"*3\r\n$9223372036854775807\r\nm");
+        assert!(endless.is_some_and(|bytes| bytes > usize::MAX / 2));
+    }
 
     #[test]
     fn messages_and_confirmations_are_told_apart() {

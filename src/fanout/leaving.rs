@@ -8,6 +8,7 @@ use super::{
     PUBSUB_KINDS, RequestPurpose, SettledCommand, SubscriberId, SubscriptionStart,
     TopicConfirmation, TopicFanout, TopicKind,
 };
+use crate::memory::ShrinkingTable;
 
 impl<T: Clone> TopicFanout<T> {
     /// Unsubscribes a client from `names`, or (`None`) from everything of a kind: it gets no message of them from here on,
@@ -124,6 +125,7 @@ impl<T: Clone> TopicFanout<T> {
         let Some(command) = self.commands.remove(&subscriber) else {
             return false;
         };
+        self.commands.give_back();
         if let Some(waiting) = self.waiting.get_mut(&command.until) {
             waiting.retain(|&other| other != subscriber);
             if waiting.is_empty() {
@@ -154,6 +156,7 @@ impl<T: Clone> TopicFanout<T> {
             return false;
         };
         topic.subscribers.swap_remove(&subscriber);
+        topic.subscribers.give_back();
         self.drop_unused(kind, name)
     }
 
@@ -167,13 +170,16 @@ impl<T: Clone> TopicFanout<T> {
         let Some(subscriptions) = self.subscribers.get_mut(&subscriber) else {
             return false;
         };
-        let was_in = subscriptions.sets[kind as usize].remove(name);
+        let names = &mut subscriptions.sets[kind as usize];
+        let was_in = names.remove(name);
         if was_in {
+            names.give_back();
             subscriptions.name_bytes -= name.len();
         }
         self.changed.insert((kind, Rc::clone(name)));
         if subscriptions.sets.iter().all(HashSet::is_empty) {
             self.subscribers.remove(&subscriber);
+            self.subscribers.give_back();
         }
         was_in
     }
@@ -188,6 +194,7 @@ impl<T: Clone> TopicFanout<T> {
         });
         if unused {
             topics.remove(name);
+            topics.give_back();
             self.changed.insert((kind, Rc::clone(name)));
         }
         unused

@@ -8,6 +8,7 @@ use std::rc::Rc;
 
 use super::topic::TopicPhase;
 use super::{PendingRequest, RequestPurpose, TopicFanout};
+use crate::memory::ShrinkingTable;
 use crate::texts::is_no_permission;
 
 impl<T: Clone> TopicFanout<T> {
@@ -68,6 +69,7 @@ impl<T: Clone> TopicFanout<T> {
                 error,
             );
             let refused = self.topics[kind as usize].remove(name);
+            self.topics[kind as usize].give_back();
             if self.holds_on {
                 self.put_off
                     .push((kind, RequestPurpose::Unsubscribe, vec![Rc::clone(name)]));
@@ -98,6 +100,7 @@ impl<T: Clone> TopicFanout<T> {
             }
             if topic.awaited == 0 && topic.subscribers.is_empty() {
                 self.topics[kind as usize].remove(name);
+                self.topics[kind as usize].give_back();
                 if self.holds_on {
                     self.put_off
                         .push((kind, RequestPurpose::Unsubscribe, vec![Rc::clone(name)]));

@@ -1,9 +1,11 @@
 //! Asks again: for everything on a new connection, and for what the server was too busy for.
 
+use std::collections::VecDeque;
 use std::rc::Rc;
 
 use super::topic::TopicPhase;
 use super::{PUBSUB_KINDS, PendingRequest, RequestPurpose, SubscriberId, TopicFanout, TopicKind};
+use crate::memory::ShrinkingTable;
 
 /// One request names so many topics at most when respool subscribes anew: replies to one begin to come before the next is
 /// read.
@@ -30,11 +32,12 @@ impl<T: Clone> TopicFanout<T> {
         // The server has let go of everything.
         let is_mark = |asked: &&PendingRequest<T>| asked.what == RequestPurpose::Mark;
         self.passed_marks += self.asked.iter().filter(is_mark).count();
-        let partings = self.asked.drain(..).filter_map(|asked| asked.parting);
+        let asked = std::mem::take(&mut self.asked);
+        let partings = asked.into_iter().filter_map(|asked| asked.parting);
         self.settled.extend(partings);
-        self.requests.clear();
-        self.put_off.clear();
-        self.renewals.clear();
+        self.requests = Vec::new();
+        self.put_off = Vec::new();
+        self.renewals = VecDeque::new();
         self.holds_on = false;
         self.forget_login();
         // Whoever subscribes now waits until the server has confirmed it on the next connection.
@@ -50,10 +53,10 @@ impl<T: Clone> TopicFanout<T> {
     /// Notes that there is a new connection: everything is asked for again, request by request.
     pub fn connected(&mut self) {
         self.is_connected = true;
-        self.asked.clear();
-        self.requests.clear();
+        self.asked = VecDeque::new();
+        self.requests = Vec::new();
         self.forget_login();
-        self.renewals.clear();
+        self.renewals = VecDeque::new();
         for kind in PUBSUB_KINDS {
             let topics = &mut self.topics[kind as usize];
             // Those that were first asked for while there was no connection are told by no number.
@@ -82,6 +85,7 @@ impl<T: Clone> TopicFanout<T> {
         let Some((kind, names)) = self.renewals.pop_front() else {
             return;
         };
+        self.renewals.give_back();
         for name in &names {
             if let Some(topic) = self.topics[kind as usize].get_mut(name) {
                 topic.phase = TopicPhase::Asked(self.next_number);

@@ -364,3 +364,49 @@ fn unsubscribing_from_nothing_is_confirmed_once() {
         }])
     );
 }
+
+#[test]
+fn tables_shrink_when_most_of_what_they_held_is_gone() {
+    const MANY: usize = 10_000;
+    let names: Vec<String> = (0..MANY).map(|number| number.to_string()).collect();
+    let mut fanout = TopicFanout::new(MANY, 1 << 20);
+    fanout.connected();
+    let all = || names.iter().map(|name| name.as_bytes());
+    // One client leaves; another stays with a few.
+    for client in [1, 2] {
+        fanout.subscribe(client, &client, TopicKind::Channel, all());
+    }
+    for name in all() {
+        fanout
+            .confirmed(TopicKind::Channel, true, Some(name))
+            .unwrap();
+    }
+    fanout.take_requests();
+    fanout.leave(1);
+    for name in all().skip(10) {
+        let one = Some(std::iter::once(name));
+        fanout.unsubscribe(2, &2, TopicKind::Channel, one);
+    }
+    for name in all().skip(10) {
+        fanout
+            .confirmed(TopicKind::Channel, false, Some(name))
+            .unwrap();
+    }
+    while fanout.has_changed() {
+        fanout.take_changed(1000);
+    }
+    assert_eq!((fanout.topics(), fanout.counts(2).channels), (10, 10));
+    assert!(fanout.topics[0].capacity() < 1000);
+    assert!(fanout.subscribers[&2].sets[0].capacity() < 1000);
+    assert!(fanout.asked.capacity() < 1000);
+    assert!(fanout.changed.capacity() < 1000);
+    // Many clients of one channel leave it.
+    for client in 10..MANY as u64 {
+        fanout.subscribe(client, &client, TopicKind::Channel, one("0"));
+    }
+    for client in 10..MANY as u64 {
+        fanout.leave(client);
+    }
+    let topic = &fanout.topics[0][b"0".as_slice()];
+    assert!(topic.subscribers.capacity() < 1000 && fanout.subscribers.capacity() < 1000);
+}

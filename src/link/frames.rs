@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::exchange::Violation;
 use crate::fanout::{ConfirmedSubscriptions, QueuedSubscription};
+use crate::memory::{MemoryAccount, UnfinishedFrame};
 use crate::outlet::Outlet;
 use crate::resp::speak::push_header;
 
@@ -134,16 +135,20 @@ pub(super) struct ForwardedFrames {
     /// The connection is lent to this client.
     owner: Option<Rc<Outlet>>,
     /// It holds the frame under way.
-    gathered: Vec<u8>,
+    gathered: UnfinishedFrame,
 }
 
 impl ForwardedFrames {
     /// Forwards what the client that the connection is lent to would get.
-    pub(super) fn new(forward: Box<dyn Forward>, owner: Option<Rc<Outlet>>) -> Self {
+    pub(super) fn new(
+        forward: Box<dyn Forward>,
+        owner: Option<Rc<Outlet>>,
+        account: &Rc<MemoryAccount>,
+    ) -> Self {
         Self {
             forward,
             owner,
-            gathered: Vec::new(),
+            gathered: UnfinishedFrame::new(account),
         }
     }
 
@@ -163,12 +168,16 @@ impl ForwardedFrames {
 
     /// Takes more bytes of a frame; `complete`: it ends with them.
     pub(super) fn take(&mut self, bytes: &[u8], complete: bool) -> Result<(), Violation> {
-        if self.gathered.len() + bytes.len() > MAX_GATHERED {
+        if self.gathered.bytes().len() + bytes.len() > MAX_GATHERED {
             return Err(Violation::MessageTooLarge);
         }
-        self.gathered.extend_from_slice(bytes);
+        if complete && self.gathered.bytes().is_empty() {
+            self.forward.take(bytes);
+            return Ok(());
+        }
+        self.gathered.append(bytes);
         if complete {
-            self.forward.take(&std::mem::take(&mut self.gathered));
+            self.forward.take(&self.gathered.take());
         }
         Ok(())
     }

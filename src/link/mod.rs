@@ -195,7 +195,7 @@ impl Link {
     pub fn forward_pushes(&self, forward: Box<dyn Forward>) {
         let mut role = self.role.borrow_mut();
         let owner = role.client().cloned();
-        *role = LinkRole::Standing(ForwardedFrames::new(forward, owner));
+        *role = LinkRole::Standing(ForwardedFrames::new(forward, owner, &self.thread.account));
     }
 
     /// Takes in that the client it was lent to has left; what is forwarded still is.

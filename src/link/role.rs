@@ -196,9 +196,11 @@ impl LinkRole {
 #[cfg(test)]
 mod tests {
     use std::cell::{Cell, RefCell};
+    use std::sync::Arc;
 
     use super::super::frames::{Forward, MAX_GATHERED};
     use super::*;
+    use crate::memory::{MemoryAccount, MemoryRoom};
 
     /// Remembers what was forwarded, and whether it was told of the loss.
     #[derive(Default)]
@@ -220,7 +222,9 @@ mod tests {
 
     fn standing() -> (Rc<Forwarded>, LinkRole) {
         let forwarded = Rc::<Forwarded>::default();
-        let frames = ForwardedFrames::new(Box::new(Rc::clone(&forwarded)), None);
+        let memory = Arc::new(MemoryRoom::new(1 << 30, 1));
+        let account = MemoryAccount::new(memory, 0);
+        let frames = ForwardedFrames::new(Box::new(Rc::clone(&forwarded)), None, &account);
         (forwarded, LinkRole::Standing(frames))
     }
 

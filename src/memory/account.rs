@@ -197,12 +197,13 @@ pub struct SharedFrame {
 }
 
 impl SharedFrame {
-    /// Holds a copy of `bytes`.
-    pub fn new(bytes: &[u8], account: &Rc<MemoryAccount>) -> Rc<Self> {
+    /// Holds `bytes`, or a copy of them.
+    pub fn new(bytes: impl Into<Box<[u8]>>, account: &Rc<MemoryAccount>) -> Rc<Self> {
+        let bytes = bytes.into();
         let holding = HeldBytes::new(account);
         holding.set(bytes.len());
         Rc::new(Self {
-            bytes: bytes.into(),
+            bytes,
             _holding: holding,
         })
     }
@@ -210,6 +211,47 @@ impl SharedFrame {
     /// Returns the bytes that are held.
     pub fn bytes(&self) -> &[u8] {
         &self.bytes
+    }
+}
+
+/// Holds the start of a frame that has not come whole. It is nobody's yet, and is on the account as large as its buffer.
+#[derive(Debug)]
+pub struct UnfinishedFrame {
+    bytes: Vec<u8>,
+    holding: HeldBytes,
+}
+
+impl UnfinishedFrame {
+    /// Begins with nothing.
+    pub fn new(account: &Rc<MemoryAccount>) -> Self {
+        Self {
+            bytes: Vec::new(),
+            holding: HeldBytes::new(account),
+        }
+    }
+
+    /// Returns what has come of it.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// Makes room for a frame of this many bytes at once: a buffer that grows leaves smaller ones behind.
+    pub fn expect(&mut self, bytes: usize) {
+        self.bytes
+            .reserve_exact(bytes.saturating_sub(self.bytes.len()));
+        self.holding.set(self.bytes.capacity());
+    }
+
+    /// Appends what has come next.
+    pub fn append(&mut self, bytes: &[u8]) {
+        self.bytes.extend_from_slice(bytes);
+        self.holding.set(self.bytes.capacity());
+    }
+
+    /// Takes out what has come, which is on the account no more.
+    pub fn take(&mut self) -> Vec<u8> {
+        self.holding.set(0);
+        std::mem::take(&mut self.bytes)
     }
 }
 
@@ -305,9 +347,30 @@ mod tests {
     }
 
     #[test]
+    fn what_has_not_come_whole_is_held_as_large_as_its_buffer() {
+        let account = MemoryAccount::new(Arc::new(MemoryRoom::new(1 << 30, 1)), 0);
+        let mut frame = UnfinishedFrame::new(&account);
+        for _ in 0..100 {
+            frame.append(&[0; 1000]);
+            let held = account.held() as usize;
+            assert_eq!(held, frame.bytes.capacity());
+            assert!(held >= frame.bytes().len());
+        }
+        assert_eq!(frame.take().len(), 100_000);
+        assert_eq!((account.held(), frame.bytes().len()), (0, 0));
+        frame.append(b"another");
+        frame.expect(1 << 20);
+        assert_eq!(account.held(), 1 << 20);
+        frame.append(&[0; (1 << 20) - 7]);
+        assert_eq!(account.held(), 1 << 20);
+        drop(frame);
+        assert_eq!(account.held(), 0);
+    }
+
+    #[test]
     fn what_is_shared_is_held_until_the_last_lets_go() {
         let account = MemoryAccount::new(Arc::new(MemoryRoom::new(1 << 30, 1)), 0);
-        let frame = SharedFrame::new(&[0; 1000], &account);
+        let frame = SharedFrame::new([0; 1000], &account);
         let other = Rc::clone(&frame);
         drop(frame);
         assert_eq!((account.held(), other.bytes().len()), (1000, 1000));

@@ -7,10 +7,12 @@ mod order;
 mod room;
 mod stall;
 mod strangers;
+mod tables;
 
-pub use account::{HeldBytes, MemoryAccount, SharedFrame};
+pub use account::{HeldBytes, MemoryAccount, SharedFrame, UnfinishedFrame};
 use order::largest_first;
 pub use order::{MemoryHolder, who_goes};
 pub use room::MemoryRoom;
 pub use stall::ReplyStalls;
 pub use strangers::{Stranger, StrangerList};
+pub use tables::ShrinkingTable;

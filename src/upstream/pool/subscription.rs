@@ -24,10 +24,12 @@ use crate::config::OnSubscriptionLoss;
 use crate::exchange::Violation;
 use crate::fanout::{
     FanoutPace, SubscriberId, SubscriptionFrame, SubscriptionSide, SubscriptionStart,
-    TopicConfirmation, TopicCounts, TopicFanout, TopicKind, TopicMessage, UnexpectedFrame, read,
+    TopicConfirmation, TopicCounts, TopicFanout, TopicKind, TopicMessage, UnexpectedFrame,
+    least_bytes, read,
 };
 use crate::link::Link;
 use crate::link::SubscriberFrames;
+use crate::memory::{SharedFrame, UnfinishedFrame};
 use crate::outlet::Outlet;
 use crate::resp::speak::{push_bulk, push_header};
 use crate::session::{Credentials, Protocol, State};
@@ -61,7 +63,7 @@ pub struct Subscriptions {
     /// The commands of these wait for the server.
     waiting: RefCell<HashMap<SubscriberId, oneshot::Sender<SubscribeResult>>>,
     /// It holds the start of a frame that has not arrived whole.
-    gathered: RefCell<Vec<u8>>,
+    gathered: RefCell<UnfinishedFrame>,
     /// Is true while the rest of the frame under way is too long for anybody.
     is_skipping: Cell<bool>,
     /// These have messages that were not sent yet.
@@ -98,6 +100,7 @@ impl Subscriptions {
         let limits = &thread.settings().limits;
         let (most, most_bytes) = (limits.max_client_subscriptions, limits.pubsub_buffer / 2);
         thread.process.weights.set_limit(limits.pubsub_buffer);
+        let gathered = UnfinishedFrame::new(&thread.account);
         Rc::new(Self {
             thread,
             side,
@@ -106,7 +109,7 @@ impl Subscriptions {
             user: RefCell::default(),
             is_kept: Cell::new(false),
             waiting: RefCell::default(),
-            gathered: RefCell::default(),
+            gathered: RefCell::new(gathered),
             is_skipping: Cell::new(false),
             touched: RefCell::default(),
             pace: RefCell::default(),
@@ -251,29 +254,42 @@ impl Subscriptions {
             return Ok(());
         }
         let mut gathered = self.gathered.borrow_mut();
-        if gathered.is_empty() && complete {
-            return self.frame(bytes);
+        if gathered.bytes().is_empty() && complete {
+            return self.frame(bytes, None);
         }
-        gathered.extend_from_slice(bytes);
         let limit = self.thread.settings().limits.pubsub_buffer;
-        if gathered.len() > limit {
-            self.too_long(&gathered)?;
+        let least = match gathered.bytes() {
+            [] => least_bytes(bytes).unwrap_or(0),
+            _ => 0,
+        };
+        if least <= limit {
+            gathered.expect(least);
+        }
+        gathered.append(bytes);
+        if least.max(gathered.bytes().len()) > limit {
+            self.too_long(gathered.bytes())?;
             self.is_skipping.set(!complete);
-            *gathered = Vec::new();
+            gathered.take();
         } else if complete {
-            let frame = std::mem::take(&mut *gathered);
-            return self.frame(&frame);
+            let frame = gathered.take();
+            drop(gathered);
+            // Who does not take it at once shares what has been gathered, not a copy.
+            let frame = SharedFrame::new(frame, &self.thread.account);
+            return self.frame(frame.bytes(), Some(Rc::clone(&frame)));
         }
         Ok(())
     }
 
-    /// Takes a whole frame of the server.
-    fn frame(&self, frame: &[u8]) -> Result<(), UnexpectedFrame> {
+    /// Takes a whole frame of the server, and what holds it for all whom it goes to where something does already.
+    fn frame(
+        &self,
+        frame: &[u8],
+        mut shared: Option<Rc<SharedFrame>>,
+    ) -> Result<(), UnexpectedFrame> {
         match read(frame)? {
             SubscriptionFrame::Message(TopicMessage { kind, topic }) => {
                 let fanout = self.fanout.borrow();
                 fanout.heard(kind, topic, frame.len());
-                let mut shared = None;
                 let mut count = 0;
                 for outlet in fanout.subscribers(kind, topic) {
                     count += 1;
@@ -387,7 +403,7 @@ impl Subscriptions {
     fn lost(&self) -> usize {
         *self.link.borrow_mut() = None;
         self.hear_cut_off();
-        self.gathered.borrow_mut().clear();
+        self.gathered.borrow_mut().take();
         self.is_skipping.set(false);
         let subscribers = self.fanout.borrow_mut().lost();
         self.settle();

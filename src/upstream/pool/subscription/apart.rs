@@ -35,8 +35,11 @@ impl Subscriptions {
     /// Counts a message that was arriving when the connection ended as far as it came.
     pub(super) fn hear_cut_off(&self) {
         let gathered = self.gathered.borrow();
-        if let Ok(SubscriptionFrame::Message(TopicMessage { kind, topic })) = read(&gathered) {
-            self.fanout.borrow().heard(kind, topic, gathered.len());
+        if let Ok(SubscriptionFrame::Message(TopicMessage { kind, topic })) = read(gathered.bytes())
+        {
+            self.fanout
+                .borrow()
+                .heard(kind, topic, gathered.bytes().len());
         }
     }
 

@@ -49,6 +49,36 @@ fn the_process_stays_within_its_memory_whatever_names_are_subscribed_to() {
 }
 
 #[test]
+fn what_was_subscribed_to_gives_its_memory_back() {
+    const COUNT: usize = 20_000;
+    let redis = Redis::start(&[]);
+    let respool = Respool::with(&redis).start();
+    let mut staying = respool.client();
+    staying.cmd(&["SUBSCRIBE", "news"]);
+    let before = respool.resident_bytes();
+    let mut many: Vec<Client> = (0..5).map(|_| respool.client()).collect();
+    for (number, client) in many.iter_mut().enumerate() {
+        let names: Vec<String> = (0..COUNT)
+            .map(|count| format!("{number}-{count}"))
+            .collect();
+        let mut words = vec!["SUBSCRIBE"];
+        words.extend(names.iter().map(String::as_str));
+        client.send(encode(&words));
+        for _ in 0..COUNT {
+            client.reply();
+        }
+    }
+    let grown = respool.resident_bytes() - before;
+    drop(many);
+    eventually(
+        || respool.resident_bytes() < before + grown / 4,
+        "tables shrink, and the allocator gives back what they took",
+    );
+    redis.cmd(&["PUBLISH", "news", "hello"]);
+    assert!(staying.reply().items()[2].text() == "hello");
+}
+
+#[test]
 fn the_process_stays_within_its_memory_whatever_blocked_clients_wait_for() {
     let redis = Redis::start(&[]);
     let key = "k".repeat(1000);
