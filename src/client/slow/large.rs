@@ -167,9 +167,11 @@ impl Client {
                     && learned.is_none_or(|learned| leaves_no_trace(learned.way(name)))
             }
             Some(id) => {
+                // The reply to a subscriber is made of it.
+                let becomes_reply =
+                    spec(id).name == "ping" && self.subscribed() == Some(Protocol::Resp2);
                 leaves_no_trace(spec(id).way)
-                    // Its reply to a subscriber is made of it.
-                    && !(self.subscribed() == Some(Protocol::Resp2) && spec(id).name == "ping")
+                    && !becomes_reply
                     // A script under the debugger is gathered: the start of its answer is awaited.
                     && !self.is_debugging()
                     && !is_container(id)
