@@ -281,12 +281,15 @@ async fn serve(
             },
             _ = tick.tick() => {
                 clients.thread.counters.beats.add(1);
-                clients.thread.clock.refresh();
+                let now = clients.thread.clock.refresh();
                 if index == 0 {
                     process_memory.measure(clients.thread.account.memory());
                 }
-                clients.upstream.tick();
-                clients.tick();
+                // What has come while it was stopped is read before anybody is judged.
+                if !clients.thread.stopped.look(now) {
+                    clients.upstream.tick();
+                    clients.tick();
+                }
             }
         }
         if clients.draining.get() {

@@ -122,8 +122,6 @@ impl Clients {
             entries: RefCell::default(),
             uploads: RefCell::default(),
             closes: CloseLog::default(),
-            looked_micros: Cell::default(),
-            was_late: Cell::default(),
             searched: Cell::default(),
         });
         clients.keep_room();

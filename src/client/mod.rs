@@ -225,10 +225,6 @@ pub struct Clients {
     /// Tells how the requests keep up that are passed on as they arrive, by client.
     uploads: RefCell<HashMap<u64, UploadPace>>,
     closes: CloseLog,
-    /// Says when what time makes due was last looked for, in the worker's microseconds.
-    looked_micros: Cell<Option<u64>>,
-    /// Is true when that look came so late that nobody was judged by it.
-    was_late: Cell<bool>,
     spares: SpareBuffers,
     /// Clients that were looked at for others since one of those was last interrupted for it.
     searched: Cell<usize>,

@@ -9,9 +9,6 @@ use crate::config::{AuthMode, Settings};
 use crate::identity::ClientFlag;
 use crate::telemetry::Disconnect;
 
-/// Microseconds from one look at all clients to the next past which it is supposed that respool did not run: it looks twenty times a second.
-const STOPPED_MICROS: u64 = 1_000_000;
-
 /// Holds what one look at all clients goes by.
 struct Inspection<'a> {
     clients: &'a Clients,
@@ -36,29 +33,12 @@ impl Clients {
         }
     }
 
-    /// Tells whether nothing has run for so long that nobody is to be judged by what has come from it: the process was stopped, or its machine
-    /// slept, and what clients have sent meanwhile is read before time is looked at again.
-    fn was_stopped(&self) -> bool {
-        let now = self.thread.clock.now_micros();
-        let looked = self.looked_micros.replace(Some(now));
-        let is_late = looked.is_some_and(|looked| now.saturating_sub(looked) > STOPPED_MICROS);
-        if is_late && !self.was_late.get() {
-            self.was_late.set(true);
-            return true;
-        }
-        self.was_late.set(false);
-        false
-    }
-
     /// Does what time has made due.
     pub fn tick(self: &Rc<Self>) {
         self.release_attempts();
         self.watch_users();
         self.thread.is_nobody();
         let settings = self.thread.settings();
-        if self.was_stopped() {
-            return;
-        }
         let look = Inspection {
             clients: self,
             settings: &settings,

@@ -4,11 +4,13 @@ mod closing;
 mod loss_lines;
 mod passing;
 mod process;
+mod stopped;
 
 use closing::ClosingSockets;
 pub use closing::{LINGER, ServerEnd};
 pub use passing::{LinkParcel, LinkPassing};
 pub use process::{Process, QueuePlaces, QueuedKind};
+pub use stopped::StoppedTime;
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -25,6 +27,7 @@ use crate::login::LikelyLogin;
 use crate::memory::{MemoryAccount, StrangerList};
 use crate::server::{ServerHello, ThreadPulse};
 use crate::session::{Credentials, Own, State};
+use crate::silence::ServerSigns;
 use crate::telemetry::{Throttle, WorkerCounters};
 use crate::texts::{PackedVersion, ServerVersion};
 use crate::transport::{Clock, READ_SIZE};
@@ -48,6 +51,8 @@ pub struct Thread {
     pub strangers: Rc<StrangerList>,
     /// The clock tells the time of this turn.
     pub clock: Clock,
+    /// It counts the time in which this worker did not run.
+    pub stopped: StoppedTime,
     /// It says when this worker has heard the server.
     pub pulse: ThreadPulse,
     /// All sockets are read into this one buffer.
@@ -74,6 +79,7 @@ impl Thread {
             index,
             settings: RefCell::new(Rc::new(Settings::clone(&process.configured.load()))),
             clock: Clock::new(process.start),
+            stopped: StoppedTime::default(),
             strangers: StrangerList::new(&account),
             account,
             pulse: ThreadPulse::default(),
@@ -226,16 +232,48 @@ impl Thread {
         *self.settings.borrow_mut() = Rc::new(settings);
     }
 
+    /// Returns what is known of the server beside one connection. While this worker did not run it heard nothing, and so its silence counts
+    /// from there, as it does from a pause.
+    pub fn signs_around(&self, now_micros: u64) -> ServerSigns {
+        let mut around = self.process.pulse.around(now_micros);
+        let runs_since = self.stopped.ended_micros(now_micros);
+        around.all_paused_until = around.all_paused_until.max(runs_since);
+        around
+    }
+
     /// Returns what `work` comes to within `limit`, of which the time does not count in which the server is merely busy.
     pub async fn within<T>(&self, limit: Duration, work: impl Future<Output = T>) -> Option<T> {
         let mut work = std::pin::pin!(work);
         loop {
-            match tokio::time::timeout(limit, &mut work).await {
-                Ok(done) => return Some(done),
+            match self.while_running(limit, &mut work).await {
+                Some(done) => return Some(done),
                 // Who waits for it is not to be told that it is away.
-                Err(_) if self.process.pulse.is_busy(self.clock.refresh()) => {}
-                Err(_) => return None,
+                None if self.process.pulse.is_busy(self.clock.refresh()) => {}
+                None => return None,
             }
+        }
+    }
+
+    /// Returns what `work` comes to within `limit`, of which the time does not count in which this worker did not run: what it waits for may lie
+    /// in a socket that is read after the timers.
+    pub async fn while_running<T>(
+        &self,
+        limit: Duration,
+        work: impl Future<Output = T>,
+    ) -> Option<T> {
+        let mut work = std::pin::pin!(work);
+        let stopped = || self.stopped.total(self.clock.refresh());
+        let (mut left, mut counted) = (limit, stopped());
+        loop {
+            if let Ok(done) = tokio::time::timeout(left, &mut work).await {
+                return Some(done);
+            }
+            let total = stopped();
+            left = total.saturating_sub(counted).min(limit);
+            if left.is_zero() {
+                return None;
+            }
+            counted = total;
         }
     }
 

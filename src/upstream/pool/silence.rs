@@ -39,7 +39,7 @@ impl Upstream {
         if all().any(|link| link.may_work()) {
             pulse.is_working(now);
         }
-        let around = pulse.around(now);
+        let around = self.thread.signs_around(now);
         let is_unheard = |limit| self.thread.clock.is_past(around.heard_micros, limit);
         if is_unheard(QUIET_AFTER) && all().any(|link| link.is_silent_for(QUIET_AFTER)) {
             pulse.is_quiet(now);

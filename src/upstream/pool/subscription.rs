@@ -447,7 +447,7 @@ impl Subscriptions {
             // Whatever has come since shows that it is there; the answer still tells how long it took.
             Some(asked) => {
                 let now = clock.now_micros();
-                let around = self.thread.process.pulse.around(now);
+                let around = self.thread.signs_around(now);
                 let since_micros = asked.max(heard);
                 let mut overtaken = self.overtaken.get();
                 let silence = LinkSilence {

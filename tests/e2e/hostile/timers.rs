@@ -63,6 +63,53 @@ fn who_has_sent_while_respool_was_stopped_is_not_closed_for_silence() {
     }
 }
 
+/// The replies lie in respool's sockets when it goes on, and its limits for the server have passed.
+#[test]
+fn who_waits_for_a_reply_while_respool_is_stopped_is_answered() {
+    let redis = Redis::start(&[]);
+    let respool = Respool::with(&redis)
+        .upstream("reply_timeout = \"2s\"\nbusy_timeout = \"2s\"\nborrow_timeout = \"2s\"\nconnect_timeout = \"2s\"")
+        .start();
+    let mut clients: Vec<Client> = (0..20).map(|_| respool.client()).collect();
+    clients.iter_mut().for_each(Client::ping);
+    // The server is held, so that nothing is answered before respool stands still.
+    redis.cmd(&["CLIENT", "PAUSE", "1000", "WRITE"]);
+    for client in &mut clients {
+        client.send(encode(&["EVAL", "return redis.call('incr', 'n')", "0"]));
+    }
+    assert_eq!(clients[0].reply_within(WHILE / 4), None);
+    respool.pause();
+    assert_eq!(clients[0].reply_within(5 * WHILE), None);
+    respool.resume();
+    let mut told: Vec<i64> = clients
+        .iter_mut()
+        .map(|client| client.reply().int())
+        .collect();
+    told.sort_unstable();
+    assert_eq!(told, (1..=20).collect::<Vec<_>>());
+    assert_eq!(respool.metric("respool_upstream_losses_total"), 0.0);
+}
+
+/// What a borrower has waited for was given back meanwhile, and respool has yet to read that.
+#[test]
+fn who_waits_for_a_connection_while_respool_is_stopped_gets_it() {
+    let redis = Redis::start(&[]);
+    let respool = Respool::with(&redis)
+        .upstream("borrow_timeout = \"2s\"\nmax_connections = 2\nshared_connections = 1")
+        .start();
+    let mut held = respool.client();
+    assert_eq!(held.cmd(&["WATCH", "key"]), Value::ok());
+    let mut lent = respool.client();
+    lent.send(encode(&["WATCH", "key"]));
+    assert_eq!(lent.reply_within(WHILE / 4), None);
+    respool.pause();
+    held.send(encode(&["UNWATCH"]));
+    assert_eq!(lent.reply_within(4 * WHILE), None);
+    respool.resume();
+    assert_eq!(lent.reply(), Value::ok());
+    assert_eq!(held.reply(), Value::ok());
+}
+
 #[test]
 fn a_first_command_that_is_whole_may_wait_for_the_server() {
     let redis = Redis::start(&[]);
