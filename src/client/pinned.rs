@@ -237,9 +237,12 @@ impl Client {
         self.flag(ClientFlag::Pinned, false);
         // What it has written there is on a connection of the past.
         self.has_written = true;
-        if let Some(lent) = self.pin.take()
-            && !lent.leaves_traces
-        {
+        let Some(lent) = self.pin.take() else { return };
+        if !self.outlet.transaction().has_tracked {
+            // The server has refused all that was to switch tracking on.
+            lent.link().set_may_remember_keys(false);
+        }
+        if !lent.leaves_traces {
             lent.pin.give_back_clear();
         }
     }

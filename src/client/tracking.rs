@@ -71,6 +71,9 @@ impl Client {
         on: Option<Tracking>,
     ) {
         self.use_pin(|pin| pin.leaves_traces = true);
+        if on.is_some_and(|on| !on.broadcasts) {
+            link.set_may_remember_keys(true);
+        }
         self.count(1, command);
         let show = self.show();
         let kind = (
@@ -114,6 +117,7 @@ impl Client {
         }
         let words = encode_request(&words);
         if let Some(id) = target.filter(|_| is_open) {
+            link.set_may_remember_keys(true);
             let own = OwnCommand::Redirected(id);
             let queue = |client: &mut Self, _: &Request<'_>| {
                 client.queue_own(own, &Request::new(&words), command)

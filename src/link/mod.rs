@@ -18,6 +18,7 @@ mod listing;
 mod liveness;
 mod load;
 mod parcel;
+mod remembering;
 mod renewal;
 mod role;
 mod room;

@@ -12,6 +12,8 @@ use crate::texts::is_unknown_command;
 pub(super) struct ClientTraces {
     /// Is true where something may be left that nothing undoes.
     is_lasting: Cell<bool>,
+    /// Is true once the server may remember which keys were read on it.
+    may_remember_keys: Cell<bool>,
     /// Is true while SCRIPT DEBUG may be on.
     may_debug: Cell<bool>,
     /// The answer to the request sent last tells this of the server's commands.
@@ -53,6 +55,14 @@ impl ClientTraces {
             Some(ListHint::Unlisted { lasts: true } | ListHint::Subcommand)
         );
         self.is_lasting.get() || may_begin
+    }
+
+    pub(super) fn set_may_remember_keys(&self, may_remember: bool) {
+        self.may_remember_keys.set(may_remember);
+    }
+
+    pub(super) fn may_remember_keys(&self) -> bool {
+        self.may_remember_keys.get()
     }
 
     pub(super) fn set_may_debug(&self, may_debug: bool) {

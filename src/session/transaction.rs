@@ -94,6 +94,8 @@ pub struct Transaction {
     pub tracking: Option<Tracking>,
     /// Is true while an EXEC may have switched it: only the server knows.
     pub tracking_unsure: bool,
+    /// Is true once tracking may have been switched on since the connection was lent.
+    pub has_tracked: bool,
     /// Is true while SCRIPT DEBUG is on: the next EVAL begins a session of the debugger.
     pub debugging: bool,
     /// Says what follows on the connection beside replies.
@@ -160,7 +162,10 @@ impl Transaction {
         let is_run = is_ok && self.queue.is_none();
         match command {
             PinnedCommand::Transaction(command) => self.control_answered(command, is_ok, head),
-            PinnedCommand::Tracking(tracking) if is_run => self.tracking = tracking,
+            PinnedCommand::Tracking(tracking) if is_run => {
+                self.tracking = tracking;
+                self.has_tracked |= tracking.is_some();
+            }
             PinnedCommand::Monitor if is_run => self.stream = Some(StreamKind::Commands),
             PinnedCommand::Debug(on) if is_run => self.debugging = on,
             // Whatever else goes wrong is said by the debugger.
@@ -189,6 +194,7 @@ impl Transaction {
                 if head.starts_with(b"*") && !head.starts_with(b"*-1") {
                     self.has_selected(queue.databases);
                     self.tracking_unsure |= queue.has_tracking;
+                    self.has_tracked |= queue.has_tracking;
                     if queue.has_messages {
                         self.stream = Some(StreamKind::Messages);
                     }
@@ -311,14 +317,15 @@ mod tests {
             broadcasts: true,
             redirect: Some(7),
         });
+        tx.answered(PinnedCommand::Tracking(None), b"+OK\r\n");
         tx.answered(PinnedCommand::Tracking(on), b"-ERR syntax error\r\n");
-        assert!(tx.is_clear());
+        assert!(tx.is_clear() && !tx.has_tracked);
         tx.answered(PinnedCommand::Tracking(on), b"+OK\r\n");
         assert!(tx.tracking == on && !tx.is_clear());
         tx.answered(PinnedCommand::Tracking(None), b"-ERR syntax error\r\n");
         assert_eq!(tx.tracking, on);
         tx.answered(PinnedCommand::Tracking(None), b"+OK\r\n");
-        assert!(tx.is_clear());
+        assert!(tx.is_clear() && tx.has_tracked);
     }
 
     #[test]
@@ -338,6 +345,7 @@ mod tests {
             tx.answered(EXEC, reply);
             let stream = unsure.then_some(StreamKind::Messages);
             assert_eq!((tx.tracking_unsure, tx.stream), (unsure, stream));
+            assert_eq!(tx.has_tracked, unsure);
             assert_eq!(tx.is_clear(), !unsure);
         }
     }

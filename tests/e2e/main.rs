@@ -55,6 +55,7 @@ mod redirected_to_nobody;
 mod redirections;
 mod refused_subscriptions;
 mod reload;
+mod remembered_keys;
 mod replica;
 mod script_debug;
 mod sent_ahead;

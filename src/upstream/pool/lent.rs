@@ -1,7 +1,8 @@
 //! Connections are lent to one client each, for as long as its state lives there.
 //!
 //! Invariant: nobody gets a connection that holds anything of the client before: it was left clear, or has been scrubbed
-//! and the server has acknowledged it, or it is closed.
+//! and the server has acknowledged it, or it is closed. One whose reads the server remembers (CLIENT TRACKING) is closed always: only
+//! that makes it forget them.
 
 mod idle;
 mod made;
@@ -26,6 +27,9 @@ use crate::telemetry::{Bound, LossCause};
 
 /// A blocked call of a client that has left may take this long to be unblocked; then its connection is closed.
 const UNBLOCK_WITHIN: Duration = Duration::from_secs(1);
+
+/// Says why one is closed whose client has tracked keys: after TRACKING OFF and RESET the server tells of them whoever tracks on it next.
+const REMEMBERS_KEYS: &str = "the server remembers what its client has read";
 
 /// Says why no connection could be lent.
 #[derive(Debug)]
@@ -79,6 +83,7 @@ impl Drop for Pin {
             () if link.is_distrusted() => LinkFound::Distrusted,
             () if link.keeps_traces() => LinkFound::Traced,
             () if link.is_doubtful() || link.in_flight() > 0 || link.is_held() => LinkFound::Owing,
+            () if link.may_remember_keys() => LinkFound::Remembered,
             () => LinkFound::Settled,
         };
         match found.next(self.is_clear) {
@@ -103,6 +108,8 @@ enum LinkFound {
     Traced,
     /// Something is owed on it.
     Owing,
+    /// All is answered on it, and the server may remember the keys that its client has read.
+    Remembered,
     /// All is answered on it.
     Settled,
 }
@@ -129,6 +136,7 @@ impl LinkFound {
             Self::Traced => {
                 GivenBack::Close("its client may have left something on it that nothing undoes")
             }
+            Self::Remembered => GivenBack::Close(REMEMBERS_KEYS),
             Self::Settled if is_clear => GivenBack::Idle,
             Self::Settled | Self::Owing => GivenBack::Scrub,
         }
@@ -302,6 +310,9 @@ impl Upstream {
         }
         if link.in_flight() > 0 {
             return link.close("replies are due on it that are nobody's");
+        }
+        if link.may_remember_keys() {
+            return link.close(REMEMBERS_KEYS);
         }
         if let Some(leaving) = link.leaving() {
             return link.lose(leaving.cause, leaving.why());
@@ -509,7 +520,12 @@ mod tests {
         ] {
             assert_eq!(found.next(is_clear), GivenBack::Scrub, "{found:?}");
         }
-        for found in [LinkFound::Amid, LinkFound::Distrusted, LinkFound::Traced] {
+        for found in [
+            LinkFound::Amid,
+            LinkFound::Distrusted,
+            LinkFound::Traced,
+            LinkFound::Remembered,
+        ] {
             for is_clear in [false, true] {
                 let next = found.next(is_clear);
                 assert!(matches!(next, GivenBack::Close(_)), "{found:?}");
