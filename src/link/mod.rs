@@ -58,7 +58,7 @@ use traces::ClientTraces;
 use crate::command::Delays;
 use crate::exchange::{Changed, Exchange, OwnReply, RequestKind, Show, Unsent, Violation};
 use crate::memory::HeldBytes;
-use crate::outlet::Outlet;
+use crate::outlet::{GatheredReplies, Outlet};
 use crate::server::LinkOrigin;
 use crate::session::{State, Step};
 use crate::thread::Thread;
@@ -424,7 +424,9 @@ impl Link {
         }
         let now = self.thread.clock.refresh();
         self.thread.pulse.heard(now);
+        let gathered = self.role.borrow().client().map(GatheredReplies::of);
         let received = exchange.received(&scratch[..carried + read], now, self);
+        drop(gathered);
         received.map_err(invalid)?;
         self.holding.set(exchange.held_bytes());
         Ok(())

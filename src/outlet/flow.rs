@@ -8,6 +8,9 @@ use crate::replies::Replies;
 /// its socket had room for, and a request of another client waited for 150 ms.
 const MOST_AT_ONCE: usize = 256 * 1024;
 
+/// Fewer bytes than these are copied for one write with others: a write costs as much as copying some 16 KiB.
+const GATHERED_BELOW: usize = 16 * 1024;
+
 /// Passes on bytes of the server in which `complete` visible replies end; `open`: another has begun. Returns whether bytes are left for
 /// the socket.
 #[inline]
@@ -27,6 +30,23 @@ pub(super) fn pass(
     }
     replies.served(u64::from(complete), open);
     !replies.is_written() && flush(replies, take)
+}
+
+/// Passes on bytes as [`pass`] does, but keeps the small ones: [`flush`] hands them over with those that follow.
+pub(super) fn gather(
+    replies: &mut Replies,
+    bytes: &[u8],
+    counts: (u32, bool),
+    take: impl FnMut(&[u8]) -> usize,
+) -> bool {
+    if bytes.len() >= GATHERED_BELOW {
+        return pass(replies, bytes, counts, take);
+    }
+    if !bytes.is_empty() {
+        replies.keep(bytes);
+    }
+    replies.served(u64::from(counts.0), counts.1);
+    false
 }
 
 /// Hands over what is kept, as far as the socket takes it in this turn. Returns whether bytes are left for it.
@@ -156,6 +176,39 @@ mod tests {
         );
         assert!(!flush(&mut replies, |bytes| socket.take(bytes)));
         assert_eq!(socket.taken.len(), MOST_AT_ONCE + 10);
+    }
+
+    #[test]
+    fn small_replies_that_are_gathered_are_one_write() {
+        let mut replies = expecting(1_000);
+        let mut socket = Socket::with(usize::MAX);
+        for _ in 0..1_000 {
+            assert!(!gather(&mut replies, b"+OK\r\n", (1, false), |b| socket.take(b)));
+        }
+        assert_eq!((socket.calls, replies.unread_bytes()), (0, 5_000));
+        assert!(!flush(&mut replies, |bytes| socket.take(bytes)));
+        assert_eq!((socket.calls, replies.held_bytes()), (1, 0));
+        assert_eq!(socket.taken, b"+OK\r\n".repeat(1_000));
+    }
+
+    #[test]
+    fn large_bytes_take_what_was_gathered_along_and_are_not_copied_alone() {
+        let large = vec![b'x'; GATHERED_BELOW];
+        let mut replies = expecting(2);
+        let mut socket = Socket::with(usize::MAX);
+        assert!(!gather(&mut replies, &large, (1, false), |b| socket.take(b)));
+        assert_eq!((socket.calls, replies.held_bytes()), (1, 0));
+        assert!(!gather(&mut replies, b"+a\r\n", (1, false), |b| socket.take(b)));
+        assert!(!gather(&mut replies, &large, (0, true), |b| socket.take(b)));
+        assert_eq!(replies.unread_bytes(), 0);
+        assert_eq!(socket.taken, [&large, &b"+a\r\n"[..], &large].concat());
+    }
+
+    #[test]
+    fn nothing_is_kept_of_bytes_that_are_none() {
+        let mut replies = expecting(1);
+        assert!(!gather(&mut replies, b"", (1, false), |_| 0));
+        assert_eq!((replies.held_bytes(), replies.awaited()), (0, 0));
     }
 
     #[test]

@@ -5,6 +5,7 @@
 
 mod end;
 mod flow;
+mod gathering;
 mod held;
 mod messages;
 mod requests;
@@ -14,6 +15,8 @@ use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
+
+pub use gathering::GatheredReplies;
 
 use end::{ClientEnd, UnreadLimit};
 use held::HeldForClient;
@@ -35,6 +38,8 @@ pub struct Outlet {
     /// It has no socket once the client is gone.
     stream: RefCell<Option<Rc<Stream>>>,
     replies: RefCell<Replies>,
+    /// Is true while what is delivered is kept for one write.
+    is_gathering: Cell<bool>,
     requests: OutstandingRequests,
     /// It says how much the client may leave unread before its requests wait.
     limit: Cell<UnreadLimit>,
@@ -63,6 +68,7 @@ impl Outlet {
         Rc::new(Self {
             stream: RefCell::new(Some(stream)),
             replies: RefCell::default(),
+            is_gathering: Cell::default(),
             requests: OutstandingRequests::default(),
             limit: Cell::new(limit),
             end: ClientEnd::default(),
@@ -243,7 +249,11 @@ impl Outlet {
         if let Some(stream) = &*self.stream.borrow() {
             let mut replies = self.replies.borrow_mut();
             let take = |bytes: &[u8]| self.try_write(stream, bytes);
-            if flow::pass(&mut replies, bytes, (complete, open), take) {
+            let is_left = match self.is_gathering.get() {
+                true => flow::gather(&mut replies, bytes, (complete, open), take),
+                false => flow::pass(&mut replies, bytes, (complete, open), take),
+            };
+            if is_left {
                 // The client's task waits for the socket.
                 self.wake();
             }
@@ -256,7 +266,9 @@ impl Outlet {
         self.deliver(bytes, 0, open);
         let mut replies = self.replies.borrow_mut();
         replies.passed_unasked(bytes.len());
-        self.check_unasked(&replies);
+        if !self.is_gathering.get() {
+            self.check_unasked(&replies);
+        }
     }
 
     /// Makes messages pushes from now on (RESP3), or arrays.

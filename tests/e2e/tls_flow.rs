@@ -55,6 +55,52 @@ fn records_may_come_byte_by_byte() {
 }
 
 #[test]
+fn replies_that_come_together_on_a_lent_connection_leave_together() {
+    const ROUNDS: usize = 500;
+    let pki = Pki::new();
+    let (_redis, respool) = both_sides(&pki);
+    let mut socket = TcpStream::connect(respool.addr()).expect("respool listens");
+    socket
+        .set_read_timeout(Some(PATIENCE))
+        .expect("it can be set");
+    let name = ServerName::try_from("localhost").expect("a name");
+    let mut session = ClientConnection::new(pki.client(None), name).expect("a session");
+    while session.is_handshaking() {
+        session.complete_io(&mut socket).expect("a handshake");
+    }
+    let round = [encode(&["WATCH", "k"]), encode(&["UNWATCH"])].concat();
+    session
+        .writer()
+        .write_all(&round.repeat(ROUNDS))
+        .expect("a small buffer");
+    while session.wants_write() {
+        session.write_tls(&mut socket).expect("respool reads");
+    }
+    let due = b"+OK\r\n".repeat(2 * ROUNDS);
+    let mut replies = Vec::new();
+    let mut encrypted = 0;
+    while replies.len() < due.len() {
+        let read = session.read_tls(&mut socket).expect("an answer");
+        assert!(read > 0, "the connection ended");
+        encrypted += read;
+        let state = session.process_new_packets().expect("proper TLS");
+        let mut plain = vec![0; state.plaintext_bytes_to_read()];
+        session
+            .reader()
+            .read_exact(&mut plain)
+            .expect("it is there");
+        replies.extend(plain);
+    }
+    assert_eq!(replies, due);
+    // A record for each takes 22 bytes beside the five of a reply.
+    assert!(
+        encrypted < 2 * due.len(),
+        "{encrypted} bytes for {} of replies: they were not written together",
+        due.len()
+    );
+}
+
+#[test]
 fn sixteen_mebibytes_pass_both_sides_while_nobody_reads() {
     const REQUESTS: usize = 4096;
     let pki = Pki::new();
