@@ -58,9 +58,10 @@ impl Client {
     /// Tells whether the client has been arriving for as long as it may.
     pub(super) fn arrives_for_long(&self) -> bool {
         let since = self.record.created_ms() * 1000;
-        let most = self.clients.thread.settings().limits.arriving_timeout;
-        self.restrictions.is_arriving()
-            && (most.is_zero() || self.clients.thread.clock.is_past(since, most))
+        let thread = &self.clients.thread;
+        let most = thread.settings().limits.arriving_timeout;
+        // What it has said while respool was stopped is read first.
+        self.restrictions.is_arriving() && (most.is_zero() || thread.has_run_for(since, most))
     }
 
     /// Waits until one of the group that is full has been closed; then answers `reply`, or goes on with its next request.

@@ -30,6 +30,7 @@ use crate::resp::ReplyScanner;
 use crate::resp::speak::encode_request;
 use crate::session::{OwnCommand, OwnElement, OwnElements};
 use crate::telemetry::Disconnect;
+use crate::thread::Thread;
 use crate::upstream::Pin;
 
 /// Bounds how long the server may take to answer what tells that everything redirected has come. A server that is held up for longer is
@@ -185,24 +186,25 @@ impl Redirection {
         lent.as_ref().map_or(0, Pin::group)
     }
 
-    /// Tells whether there is something to wait for, and somebody who could.
-    fn may_drain(&self) -> bool {
-        let clients = self.clients.upgrade();
-        self.is_open() && clients.is_some_and(|clients| !clients.upstream.is_stopping())
+    /// Returns the thread on which it is waited for what has been sent, where there is something to wait for and somebody who could.
+    fn may_drain(&self) -> Option<Rc<Thread>> {
+        let clients = self.clients.upgrade()?;
+        let may = self.is_open() && !clients.upstream.is_stopping();
+        may.then(|| Rc::clone(&clients.thread))
     }
 
     /// The server has acknowledged that nothing is redirected to it any more. What it has sent there before goes on to its client;
     /// then the connection may be lent on.
     pub(super) fn finish(self: Rc<Self>) {
         self.is_over.set(true);
-        if !self.may_drain() {
+        let Some(thread) = self.may_drain() else {
             return self.end();
-        }
+        };
         tokio::task::spawn_local(async move {
-            match tokio::time::timeout(DRAINED_WITHIN, self.drained()).await {
-                Ok(true) => drop(self.lent.take()),
-                Ok(false) => self.end(),
-                Err(_) => {
+            match thread.while_running(DRAINED_WITHIN, self.drained()).await {
+                Some(true) => drop(self.lent.take()),
+                Some(false) => self.end(),
+                None => {
                     self.end();
                     self.note_loss();
                 }
@@ -212,8 +214,8 @@ impl Redirection {
                     tokio::time::sleep(LOOK_EVERY).await;
                 }
             };
-            let is_late = tokio::time::timeout(DRAINED_WITHIN, delivered).await;
-            if is_late.is_err() || self.gathered.post.has_lost.load(Ordering::Acquire) {
+            let delivered = thread.while_running(DRAINED_WITHIN, delivered).await;
+            if delivered.is_none() || self.gathered.post.has_lost.load(Ordering::Acquire) {
                 self.note_loss();
             }
         });
@@ -554,7 +556,10 @@ impl ClientEntry {
         }
         all.iter()
             .for_each(|redirection| redirection.forget_owner());
-        if !all.iter().any(|redirection| redirection.may_drain()) {
+        if !all
+            .iter()
+            .any(|redirection| redirection.may_drain().is_some())
+        {
             return all.iter().for_each(|redirection| redirection.end());
         }
         let own = self.pinned.borrow().clone();

@@ -129,7 +129,7 @@ impl Inspection<'_> {
     fn arrives_for_long(&self, entry: &ClientEntry) -> bool {
         let since = entry.record.created_ms() * 1000;
         let limit = self.settings.limits.arriving_timeout;
-        let is_past = || limit.is_zero() || self.clients.thread.clock.is_past(since, limit);
+        let is_past = || limit.is_zero() || self.clients.thread.has_run_for(since, limit);
         entry.record.has(ClientFlag::Arriving) && is_past()
     }
 

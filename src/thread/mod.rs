@@ -277,6 +277,13 @@ impl Thread {
         }
     }
 
+    /// Tells whether `limit` has passed since `then_micros`, and since this worker last went on after it had not run; a zero limit never
+    /// passes.
+    pub fn has_run_for(&self, then_micros: u64, limit: Duration) -> bool {
+        let runs_since = self.stopped.ended_micros(self.clock.now_micros());
+        self.clock.is_past(then_micros.max(runs_since), limit)
+    }
+
     /// Notes that the server wants a password of whoever shows none.
     pub fn server_wants_password(&self) {
         let is_known = self.is_nobody();

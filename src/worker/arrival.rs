@@ -166,7 +166,10 @@ async fn shake(
     limit: Duration,
 ) -> Result<Stream, AcceptError> {
     let stranger = clients.thread.strangers.enter(TLS_CLIENT_BYTES);
-    let shaken = acceptance.accept(stream, limit, &stranger).await;
+    // What it has sent while respool was stopped is read first.
+    let shaking = acceptance.accept(stream, &stranger);
+    let shaken = clients.thread.while_running(limit, shaking).await;
+    let shaken = shaken.unwrap_or(Err(AcceptError::Timeout));
     let result = match &shaken {
         Ok(stream) => TlsHandshake::of(stream.tls().is_some_and(TlsStream::is_resumed)),
         Err(_) => TlsHandshake::Failed,

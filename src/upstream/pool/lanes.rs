@@ -190,7 +190,8 @@ impl Upstream {
         tokio::task::spawn_local(async move {
             let limit = upstream.thread.settings().upstream.connect_timeout;
             let opening = upstream.unused(&State::INITIAL);
-            if let Ok(Ok(link)) = tokio::time::timeout(limit, opening).await {
+            let opened = upstream.thread.while_running(limit, opening).await;
+            if let Some(Ok(link)) = opened {
                 upstream.keep_idle(link);
             }
             drop(lease);

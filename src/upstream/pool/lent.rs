@@ -447,30 +447,27 @@ impl Upstream {
     /// Undoes whatever a client left on its connection, or closes it.
     async fn scrub(self: Rc<Self>, link: Rc<Link>, lease: Option<PinLease>) {
         let limit = self.thread.settings().upstream.connect_timeout;
+        let thread = &self.thread;
         let scrubbed = async {
             while link.is_held() {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
-            if link.is_blocked()
-                && tokio::time::timeout(UNBLOCK_WITHIN, self.unblock(&link))
-                    .await
-                    .is_err()
-            {
-                return false;
+            if link.is_blocked() {
+                thread
+                    .while_running(UNBLOCK_WITHIN, self.unblock(&link))
+                    .await?;
             }
-            if link.may_debug()
-                && !matches!(
-                    tokio::time::timeout(limit, link.debugs_no_more()).await,
-                    Ok(true)
-                )
-            {
-                return false;
+            if link.may_debug() {
+                let debugs_no_more = thread.while_running(limit, link.debugs_no_more()).await?;
+                debugs_no_more.then_some(())?;
             }
             let change = self.change(&link, &State::INITIAL, Change::Scrub);
-            matches!(tokio::time::timeout(limit, change).await, Ok(Some(Ok(()))))
-                && matches!(tokio::time::timeout(limit, link.vouched()).await, Ok(true))
+            let changed = thread.while_running(limit, change).await??;
+            changed.ok()?;
+            let is_vouched = thread.while_running(limit, link.vouched()).await?;
+            is_vouched.then_some(())
         };
-        if scrubbed.await {
+        if scrubbed.await.is_some() {
             self.keep_idle(link);
         } else {
             // The server forgets a blocked client when its connection closes.

@@ -266,9 +266,10 @@ impl Upstream {
         let upstream = Rc::clone(self);
         tokio::task::spawn_local(async move {
             let limit = upstream.thread.settings().upstream.reply_timeout;
-            let asked = tokio::time::timeout(limit, upstream.is_replica(&node)).await;
+            let asking = upstream.is_replica(&node);
+            let asked = upstream.thread.while_running(limit, asking).await;
             upstream.is_asking_role.set(false);
-            if matches!(asked, Ok(Some(true))) {
+            if asked.flatten() == Some(true) {
                 upstream.thread.process.demoted(&node, cause);
             }
         });

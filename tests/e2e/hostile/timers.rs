@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use crate::harness::{Client, Redis, Respool, Value, encode, eventually};
+use crate::harness::{Client, Pki, Redis, Respool, Value, encode, eventually};
+use crate::tls::listener_tls;
 
 /// Lasts many times as long as the timers of these tests.
 const WHILE: Duration = Duration::from_secs(1);
@@ -233,4 +234,71 @@ fn silence_does_not_close_who_is_answered_and_every_close_of_it_is_in_the_log() 
     );
     is_in_the_log(&respool, "idle_timeout");
     is_in_the_log(&respool, "reason=\"idle_timeout\"");
+}
+
+/// Its first commands lie in respool's socket when it goes on, and the time in which it may say who it is has passed.
+#[test]
+fn who_says_who_it_is_while_respool_is_stopped_is_placed_by_that() {
+    let redis = Redis::start(&[]);
+    let respool = Respool::with(&redis)
+        .limits("arriving_timeout = \"1s\"")
+        .section("[[group]]\nname = \"named\"\nmatch = { client_name = \"named-*\" }")
+        .section("[[group]]\nname = \"default\"\nmax_connections = 2")
+        .start();
+    // Who is placed before it is read is refused: there is no place for those without a name.
+    let mut nameless = [respool.client(), respool.client()];
+    for client in &mut nameless {
+        assert_eq!(client.cmd(&["GET", "k"]), Value::NullBulk);
+    }
+    let mut arriving: Vec<Client> = (0..20).map(|_| respool.client()).collect();
+    arriving.iter_mut().for_each(Client::ping);
+    respool.pause();
+    for client in &mut arriving {
+        client.send(
+            [
+                encode(&["CLIENT", "SETNAME", "named-1"]),
+                encode(&["GET", "k"]),
+            ]
+            .concat(),
+        );
+    }
+    assert_eq!(arriving[0].reply_within(3 * WHILE), None);
+    respool.resume();
+    for client in &mut arriving {
+        assert_eq!(client.reply(), Value::ok());
+        assert_eq!(client.reply(), Value::NullBulk);
+    }
+    assert_eq!(respool.clients_of("named"), arriving.len());
+}
+
+/// What a client has sent of its handshake lies in respool's socket when it goes on.
+#[test]
+fn who_begins_tls_while_respool_is_stopped_is_served() {
+    let pki = Pki::new();
+    let own = pki.issue("server", &["127.0.0.1", "localhost"]);
+    let redis = Redis::start(&[]);
+    let respool = Respool::with(&redis)
+        .limits("handshake_timeout = \"1s\"")
+        .listener(&listener_tls(&own, ""))
+        .start();
+    let config = pki.client(None);
+    let begun: Vec<Client> = (0..20).map(|_| Client::connect(respool.addr())).collect();
+    // It has come behind them, and so they were accepted.
+    respool.tls_client(&config).ping();
+    respool.pause();
+    let shaking: Vec<_> = begun
+        .into_iter()
+        .map(|client| {
+            let config = config.clone();
+            std::thread::spawn(move || client.with_tls(&config).map(|mut client| client.ping()))
+        })
+        .collect();
+    let mut other = Client::connect(respool.addr());
+    assert_eq!(other.reply_within(3 * WHILE), None);
+    respool.resume();
+    for shaking in shaking {
+        let served = shaking.join().expect("it does not panic");
+        served.expect("a handshake");
+    }
+    assert_eq!(respool.disconnects("handshake_timeout"), 0.0);
 }

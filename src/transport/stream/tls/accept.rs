@@ -3,7 +3,6 @@
 use std::fmt;
 use std::future::poll_fn;
 use std::sync::Arc;
-use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use rustls::server::{NoServerSessionStorage, UnbufferedServerConnection, WebPkiClientVerifier};
@@ -129,16 +128,11 @@ impl ClientTls {
         self.not_after
     }
 
-    /// Shakes hands with a client, for at most `limit`; what it holds is `stranger`'s.
+    /// Shakes hands with a client; what it holds is `stranger`'s. How long that may take is up to the caller.
     ///
     /// # Errors
     /// [`AcceptError`]; the connection is closed then.
-    pub async fn accept(
-        &self,
-        socket: Stream,
-        limit: Duration,
-        stranger: &Stranger,
-    ) -> Result<Stream, AcceptError> {
+    pub async fn accept(&self, socket: Stream, stranger: &Stranger) -> Result<Stream, AcceptError> {
         let connection = UnbufferedServerConnection::new(Arc::clone(&self.config))
             .map_err(|error| AcceptError::Failed(format!("no TLS: {error}")))?;
         let tls = TlsStream::new(
@@ -154,13 +148,12 @@ impl ClientTls {
         };
         let shaken = tokio::select! {
             biased;
-            shaken = tokio::time::timeout(limit, tls.shake_hands(&mut first, hold)) => shaken,
+            shaken = tls.shake_hands(&mut first, hold) => shaken,
             () = poll_fn(|cx| stranger.poll_told(cx)) => return Err(AcceptError::NoRoom),
         };
         match shaken {
-            Ok(Ok(())) => Ok(Stream::Tls(Box::new(tls))),
-            Ok(Err(broken)) => Err(why(&broken, &first)),
-            Err(_) => Err(AcceptError::Timeout),
+            Ok(()) => Ok(Stream::Tls(Box::new(tls))),
+            Err(broken) => Err(why(&broken, &first)),
         }
     }
 }
