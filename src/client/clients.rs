@@ -10,6 +10,7 @@ use super::closes::CloseLog;
 use super::eviction::Evictor;
 use super::local::attempts::AttemptQueue;
 use super::local::changing_user::LoginCell;
+use super::local::permitted::PermissionQuestions;
 use super::room::Room;
 use super::spares::SpareBuffers;
 use super::user_watch::UserWatch;
@@ -109,7 +110,7 @@ impl Clients {
             attempts: AttemptQueue::new(&settings, &thread.process.served),
             taken: RefCell::new(TakenCredentials::new(Arc::clone(&thread.process.served))),
             user_watch: UserWatch::default(),
-            permission_questions: RefCell::default(),
+            permission_questions: PermissionQuestions::default(),
             auth_failures: Cell::default(),
             deny: RefCell::new(deny_sets(&settings)),
             thread,

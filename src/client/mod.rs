@@ -66,7 +66,7 @@ use self::closes::CloseLog;
 use self::leaving::EndWatch;
 use self::local::attempts::AttemptQueue;
 use self::local::changing_user::LoginCell;
-use self::local::permitted::{PermissionKey, PermissionQuestion};
+use self::local::permitted::PermissionQuestions;
 use self::pinned::LentConnection;
 use self::redirection::{Invalidations, Redirection};
 use self::room::Room;
@@ -205,7 +205,7 @@ pub struct Clients {
     /// Holds the attempts to authenticate that are under way or wait.
     attempts: AttemptQueue,
     /// Holds what the server is being asked about permissions that concern their own connections alone.
-    permission_questions: RefCell<HashMap<PermissionKey, Rc<PermissionQuestion>>>,
+    permission_questions: PermissionQuestions,
     /// Holds what clients have shown that the server has taken.
     taken: RefCell<TakenCredentials>,
     /// Holds what the server says of their users.

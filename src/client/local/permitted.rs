@@ -5,16 +5,18 @@
 //! no longer than a moment where nothing is: nobody's connection is held up by a server that is busy or away.
 
 use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use crate::auth::{KnownPermission, PermissionResult, concerns_others};
-use crate::client::Client;
 use crate::client::questions::{UNKNOWN_SUBCOMMAND, question_while_busy};
 use crate::client::refusals::refusal;
 use crate::client::story::{Awaited, Told};
+use crate::client::{Client, Clients};
 use crate::command::{ClientSub, Local};
 use crate::resp::speak::encode_request;
 use crate::session::{Credentials, stand_in_for};
@@ -23,6 +25,10 @@ use crate::upstream::PinError;
 
 /// Bounds how long a command that concerns the client's own connection waits for the server's answer.
 const OWN_WAITS: Duration = Duration::from_millis(250);
+
+/// A worker has so many questions under way that no client need wait for: each outlives who has asked, and takes up to 3 KiB and what
+/// was shown. With a user that takes any password every client has one of its own.
+const MOST_QUESTIONS: usize = 64;
 
 /// Returns what the server is asked, in the place of a subcommand of CLIENT that respool answers itself, to know whether it permits that.
 fn question_of(server: ServerVersion, sub: ClientSub) -> Option<&'static [&'static str]> {
@@ -34,11 +40,17 @@ fn question_of(server: ServerVersion, sub: ClientSub) -> Option<&'static [&'stat
     }
 }
 
+/// Holds the questions about permissions that concern the askers' own connections alone, while they are under way.
+pub(in crate::client) struct PermissionQuestions {
+    under_way: RefCell<HashMap<PermissionKey, Rc<PermissionQuestion>>>,
+    places: Arc<Semaphore>,
+}
+
 /// Is a question about a permission that is under way, for all who wait for what it comes to.
-#[derive(Default)]
-pub(in crate::client) struct PermissionQuestion {
+struct PermissionQuestion {
     /// Has what its key points at live for as long as it is under way.
     _shown: Option<Rc<Credentials>>,
+    _place: OwnedSemaphorePermit,
     answer: RefCell<Option<PermissionResult>>,
     is_over: Cell<bool>,
     over: Notify,
@@ -46,9 +58,34 @@ pub(in crate::client) struct PermissionQuestion {
 
 /// Names a question about a permission: by what its asker has shown, `None`: it is respool's own user, and for what. Of one user's two
 /// passwords the server may take no more than one.
-pub(in crate::client) type PermissionKey = (Option<*const Credentials>, ClientSub);
+type PermissionKey = (Option<*const Credentials>, ClientSub);
+
+impl Default for PermissionQuestions {
+    fn default() -> Self {
+        Self {
+            under_way: RefCell::default(),
+            places: Arc::new(Semaphore::new(MOST_QUESTIONS)),
+        }
+    }
+}
+
+impl PermissionQuestions {
+    fn under_way(&self, key: &PermissionKey) -> Option<Rc<PermissionQuestion>> {
+        self.under_way.borrow().get(key).cloned()
+    }
+}
 
 impl PermissionQuestion {
+    fn new(shown: Option<Rc<Credentials>>, place: OwnedSemaphorePermit) -> Self {
+        Self {
+            _shown: shown,
+            _place: place,
+            answer: RefCell::default(),
+            is_over: Cell::default(),
+            over: Notify::new(),
+        }
+    }
+
     /// Returns what the server has said; `None`: it could not be asked.
     async fn told(&self) -> Option<PermissionResult> {
         if !self.is_over.get() {
@@ -112,10 +149,19 @@ impl Client {
             // It cannot say otherwise now.
             KnownPermission::Before(permission) if upstream.is_away() => Some(permission),
             KnownPermission::Before(permission) if !concerns_others(sub) => {
-                self.clients.thread.renews_permission(user, sub);
-                let upstream = Rc::clone(upstream);
-                let asking = upstream.ask_permission(self.asker(), sub, encode_request(question));
-                self.permission_question(sub, asking);
+                // Where as many are asked about as may be, a later command asks.
+                if let Ok(place) =
+                    Arc::clone(&self.clients.permission_questions.places).try_acquire_owned()
+                {
+                    self.clients.thread.renews_permission(user, sub);
+                    let shown = self.session.state.user.clone();
+                    ask_question(
+                        &self.clients,
+                        (shown, sub),
+                        place,
+                        self.asking(sub, question),
+                    );
+                }
                 Some(permission)
             }
             KnownPermission::Nothing if upstream.is_away() && !concerns_others(sub) => Some(Ok(())),
@@ -128,46 +174,68 @@ impl Client {
         sub: ClientSub,
         question: &[&str],
     ) -> Told<PermissionResult> {
-        let upstream = Rc::clone(&self.clients.upstream);
-        let asking = upstream.ask_permission(self.asker(), sub, encode_request(question));
+        let asking = self.asking(sub, question);
         if concerns_others(sub) {
             let told = self.meanwhile(asking, Awaited::Server).await?;
             return Ok(told.unwrap_or_else(|error| Err(refusal(error))));
         }
-        let question = self.permission_question(sub, asking);
-        let told = tokio::time::timeout(OWN_WAITS, question.told());
+        let clients = Rc::clone(&self.clients);
+        let shown = self.session.state.user.clone();
+        let told = tokio::time::timeout(OWN_WAITS, told_together(clients, (shown, sub), asking));
         let told = self.meanwhile(told, Awaited::Server).await?;
         Ok(told.ok().flatten().unwrap_or(Ok(())))
     }
 
-    /// Returns the question of whether the client's user may use `sub`. It is asked once for all who have shown the same and want to know at the same
-    /// time: a server
-    /// that does not answer is asked nothing more, however many come, and leave.
-    fn permission_question(
+    fn asking(
         &self,
         sub: ClientSub,
-        asking: impl Future<Output = Result<PermissionResult, PinError>> + 'static,
-    ) -> Rc<PermissionQuestion> {
-        let shown = self.session.state.user.clone();
-        let key = (shown.as_ref().map(Rc::as_ptr), sub);
-        let clients = Rc::clone(&self.clients);
-        let mut questions = clients.permission_questions.borrow_mut();
-        if let Some(question) = questions.get(&key) {
-            return Rc::clone(question);
-        }
-        let question = Rc::new(PermissionQuestion {
-            _shown: shown,
-            ..PermissionQuestion::default()
-        });
-        questions.insert(key, Rc::clone(&question));
-        drop(questions);
-        let asked = Rc::clone(&question);
-        // What it comes to is for those who come later, too.
-        tokio::task::spawn_local(async move {
-            let answer = asking.await.ok();
-            clients.permission_questions.borrow_mut().remove(&key);
-            asked.answered(answer);
-        });
-        question
+        question: &[&str],
+    ) -> impl Future<Output = Result<PermissionResult, PinError>> + use<> {
+        let upstream = Rc::clone(&self.clients.upstream);
+        upstream.ask_permission(self.asker(), sub, encode_request(question))
     }
+}
+
+/// Returns what the server says of whether a user may use a subcommand; `None`: it could not be asked. It is asked once for all who
+/// have shown the same and want to know at the same time: a server that does not answer is asked nothing more, however many come,
+/// and leave.
+async fn told_together(
+    clients: Rc<Clients>,
+    (shown, sub): (Option<Rc<Credentials>>, ClientSub),
+    asking: impl Future<Output = Result<PermissionResult, PinError>> + 'static,
+) -> Option<PermissionResult> {
+    let key = (shown.as_ref().map(Rc::as_ptr), sub);
+    let questions = &clients.permission_questions;
+    if let Some(question) = questions.under_way(&key) {
+        return question.told().await;
+    }
+    let place = Arc::clone(&questions.places).acquire_owned().await.ok()?;
+    let question = ask_question(&clients, (shown, sub), place, asking);
+    question.told().await
+}
+
+/// Asks the server whether a user may use a subcommand, unless that is under way.
+fn ask_question(
+    clients: &Rc<Clients>,
+    (shown, sub): (Option<Rc<Credentials>>, ClientSub),
+    place: OwnedSemaphorePermit,
+    asking: impl Future<Output = Result<PermissionResult, PinError>> + 'static,
+) -> Rc<PermissionQuestion> {
+    let key = (shown.as_ref().map(Rc::as_ptr), sub);
+    let questions = &clients.permission_questions;
+    if let Some(question) = questions.under_way(&key) {
+        return question;
+    }
+    let question = Rc::new(PermissionQuestion::new(shown, place));
+    let mut under_way = questions.under_way.borrow_mut();
+    under_way.insert(key, Rc::clone(&question));
+    let (clients, asked) = (Rc::clone(clients), Rc::clone(&question));
+    // What it comes to is for those who come later, too.
+    tokio::task::spawn_local(async move {
+        let answer = asking.await.ok();
+        let mut under_way = clients.permission_questions.under_way.borrow_mut();
+        under_way.remove(&key);
+        asked.answered(answer);
+    });
+    question
 }
