@@ -100,7 +100,7 @@ impl KeyLines {
         self.lines.get(key)
     }
 
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(super) fn all(&self) -> impl Iterator<Item = (&LineKey, &KeyLine)> {
         self.lines.iter()
     }

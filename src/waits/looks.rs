@@ -213,7 +213,7 @@ impl KindLooks {
         keys
     }
 
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(super) fn is_empty(&self) -> bool {
         let Self {
             keys,
@@ -225,7 +225,7 @@ impl KindLooks {
     }
 
     /// Returns how many keys each pays for, by address.
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(super) fn counts(&self) -> BTreeMap<ClientAddress, BTreeMap<WaiterId, u64>> {
         let each = self.payers.iter();
         each.map(|(address, payers)| (*address, payers.keys.clone()))

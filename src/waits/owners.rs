@@ -122,13 +122,13 @@ impl ClassOwners {
         *last
     }
 
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(super) fn is_empty(&self) -> bool {
         self.by_owner.is_empty() && self.tried == 0
     }
 
     /// Returns how often each account is counted.
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(super) fn counts(&self) -> BTreeMap<ClassOwner, [u64; 3]> {
         let each = self.by_owner.iter();
         each.map(|(owner, held)| (*owner, [held.young, held.old, held.calling]))
