@@ -202,6 +202,8 @@ pub enum Change {
     Difference,
     /// Only what differs is changed, as the user whose the connection is: a client asks for it, and nothing of it may be undone.
     InPlace,
+    /// The same of a SELECT, which is sent though the connection seems to be in that database: an EXEC may have left it in another.
+    Select,
     /// The user is authenticated anew, even if the connection is theirs.
     Authenticate,
     /// Everything the connection holds is undone first.
@@ -219,7 +221,8 @@ pub fn steps(current: &State, target: &State, change: Change, own: &Own, name: &
     let mut steps = Vec::new();
     let mut current = current.clone();
     let is_anew = change == Change::Authenticate;
-    let moves = current.database != target.database && change != Change::InPlace;
+    let as_client = matches!(change, Change::InPlace | Change::Select);
+    let moves = current.database != target.database && !as_client;
     let is_own = match target.user {
         None => current.user.is_none() && !is_anew,
         Some(_) => current.user.is_none() || !moves,
@@ -227,7 +230,7 @@ pub fn steps(current: &State, target: &State, change: Change, own: &Own, name: &
     if change == Change::Scrub || !is_own {
         become_own(&mut steps, &mut current, change, own, name);
     }
-    if current.database != target.database {
+    if current.database != target.database || change == Change::Select {
         steps.push(select(target.database));
     }
     // A login stands alone: HELLO travels with what is before it, but where a client shows what may be refused.
@@ -270,7 +273,7 @@ fn steps_of_clients(current: &State, target: &State, change: Change) -> Vec<Step
             effect: Effect::User(target.user.clone()),
         });
     }
-    if current.database != target.database {
+    if current.database != target.database || change == Change::Select {
         steps.push(select(target.database));
     }
     if current.protocol != target.protocol {
@@ -394,9 +397,10 @@ mod tests {
         current
     }
 
-    const CHANGES: [Change; 4] = [
+    const CHANGES: [Change; 5] = [
         Change::Difference,
         Change::InPlace,
+        Change::Select,
         Change::Authenticate,
         Change::Scrub,
     ];
@@ -456,7 +460,7 @@ mod tests {
                     for change in CHANGES {
                         let steps = steps(current, target, change, &own, "respool:x");
                         assert_eq!(&applied(current, &steps), target);
-                        if change != Change::InPlace {
+                        if !matches!(change, Change::InPlace | Change::Select) {
                             only_respool_selects(current, &steps, &own);
                         }
                         if current == target && change == Change::Difference {
@@ -550,6 +554,11 @@ mod tests {
         };
         let asked = steps(&current, &target, Change::InPlace, &respool(), "n");
         assert_eq!(sent(&asked), ["SELECT 5"]);
+        // What it seems to be in may not be what it is in.
+        for own in [respool(), Own::Unnamed, Own::Nobody] {
+            let asked = steps(&target, &target, Change::Select, &own, "n");
+            assert_eq!(sent(&asked), ["SELECT 5"]);
+        }
         let changed = steps(&current, &target, Change::Difference, &respool(), "n");
         let expected = ["AUTH respool secret", "SELECT 5", "AUTH ci secret"];
         assert_eq!(sent(&changed), expected);

@@ -45,6 +45,12 @@ fn what_transactions_of_one_write_have_selected_is_where_their_client_and_nobody
         ("MULTI,SELECT 0,EXEC,MULTI,SELECT 99,EXEC,MULTI,EXEC", "0"),
         ("MULTI,SELECT 0,EXEC,WATCH k,SELECT 5,UNWATCH", "5"),
         ("MULTI,SELECT 0,EXEC,WATCH k,SELECT 2,SELECT 5,UNWATCH", "5"),
+        // Where the connection was before, and seems to be.
+        ("MULTI,SELECT 0,EXEC,WATCH k,SELECT 2,UNWATCH", "2"),
+        ("MULTI,SELECT 0,EXEC,WATCH k,SELECT 2,MULTI,EXEC", "2"),
+        ("MULTI,SELECT 0,EXEC,WATCH k,HELLO 2,SELECT 2,UNWATCH", "2"),
+        ("MULTI,SELECT 0,SELECT 2,EXEC,WATCH k,UNWATCH", "2"),
+        ("MULTI,SELECT 0,SELECT 99,EXEC,WATCH k,UNWATCH", "0"),
     ] {
         for _ in 0..3 {
             let mut client = respool.client();

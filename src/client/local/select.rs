@@ -46,7 +46,7 @@ impl Client {
     async fn select_anew(&mut self, target: State) -> Told {
         let database = target.database;
         let told = if self.pin.is_some() {
-            let Some(told) = self.change_pin(&target, Change::InPlace).await? else {
+            let Some(told) = self.change_pin(&target, Change::Select).await? else {
                 return Ok(());
             };
             if told.is_ok() {

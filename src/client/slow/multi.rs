@@ -242,7 +242,7 @@ impl Client {
                 database,
                 ..self.session.state.clone()
             };
-            match self.change_pin(&target, Change::InPlace).await? {
+            match self.change_pin(&target, Change::Select).await? {
                 Some(Ok(())) => {
                     self.in_database(database);
                     self.outlet.transaction().selected.clear();
