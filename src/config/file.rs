@@ -37,9 +37,12 @@ impl WrittenFile {
         let lines = LineStarts::of(text);
         // Only the message and the place are taken: the error's own text would show the line, and with it a password.
         let document = DeTable::parse(text).map_err(|error| {
-            let line = error.span().map(|span| lines.at(span.start));
+            let line = match error.span() {
+                Some(span) => lines.at(span.start),
+                None => lines.first_without_place(text),
+            };
             ConfigProblem::new(
-                line,
+                Some(line),
                 "",
                 format!("not TOML: {}", error.message()),
                 "correct this line: TOML writes key = value, texts in double quotes, and tables in brackets",
@@ -242,6 +245,18 @@ impl LineStarts {
     fn at(&self, offset: usize) -> usize {
         self.0.partition_point(|start| *start <= offset)
     }
+
+    /// Returns the first line up to which the parser refuses the text without a place: it does so where tables are too deep in each other.
+    fn first_without_place(&self, text: &str) -> usize {
+        let ends = self.0[1..].iter().copied();
+        let ends: Vec<usize> = ends.chain([text.len()]).collect();
+        let is_before = |&end: &usize| {
+            let refused = DeTable::parse(&text[..end]).err();
+            refused.is_none_or(|error| error.span().is_some())
+        };
+        let line = ends.partition_point(is_before) + 1;
+        line.min(ends.len())
+    }
 }
 
 struct FileWalk {
@@ -427,6 +442,19 @@ mod tests {
             [0, 1, 2, 4, 5, 6].map(|offset| lines.at(offset)),
             [1, 1, 2, 3, 4, 4]
         );
+    }
+
+    #[test]
+    fn a_key_that_is_too_deep_is_told_by_its_line() {
+        for (deep, line) in [
+            (["a"; 200].join("."), 3),
+            (format!("{}{}", "[".repeat(200), "]".repeat(200)), 3),
+            (format!("a = {}1{}", "[".repeat(200), "]".repeat(200)), 3),
+        ] {
+            let text = format!("workers = 1\n\n{deep} = 1\nworkers = 2\n");
+            let problem = WrittenFile::read(&text).expect_err("it is too deep");
+            assert_eq!(problem.line, Some(line), "{problem:?}");
+        }
     }
 
     #[test]
