@@ -69,8 +69,10 @@ struct QueuedCommands {
     count: u32,
     /// Is set once the server has refused a command: EXEC runs nothing.
     is_spoilt: bool,
-    /// Lists the databases that they select, in order.
+    /// Lists the databases that they select, in order, as many as are remembered.
     databases: Vec<u32>,
+    /// Is set once they select more.
+    selects_more: bool,
     /// Is set once one of them switches tracking.
     has_tracking: bool,
     /// Is set once one of them subscribes.
@@ -86,10 +88,11 @@ pub struct Transaction {
     queue: Option<QueuedCommands>,
     /// Is true while keys are watched.
     pub watching: bool,
-    /// Is true once more databases were selected than are remembered: nobody can tell any more which one the connection is in.
+    /// Is true once nobody can tell any more which database the connection is in: more were selected than are remembered, or the server
+    /// did not say. Then none is remembered.
     unknown_database: bool,
     /// Lists the databases that EXECs may have selected since the server was asked; the last that exists is the one the connection is in.
-    pub selected: Vec<u32>,
+    selected: Vec<u32>,
     /// Says what CLIENT TRACKING is on for; `None`: it is off.
     pub tracking: Option<Tracking>,
     /// Is true while an EXEC may have switched it: only the server knows.
@@ -103,8 +106,8 @@ pub struct Transaction {
 }
 
 impl QueuedCommands {
-    /// Takes the server's answer to a command behind MULTI. False: it selects one more database than are remembered.
-    fn answered(&mut self, command: PinnedCommand, is_ok: bool, head: &[u8]) -> bool {
+    /// Takes the server's answer to a command behind MULTI.
+    fn answered(&mut self, command: PinnedCommand, is_ok: bool, head: &[u8]) {
         let is_exec = command == PinnedCommand::EXEC;
         let is_last = is_exec || command == PinnedCommand::Transaction(TransactionCommand::Discard);
         if is_ok && !is_last && !matches!(command, PinnedCommand::Mark(_)) {
@@ -125,18 +128,15 @@ impl QueuedCommands {
             PinnedCommand::Select {
                 database,
                 has_place,
-            } if is_ok => {
-                if self.databases.len() == MAX_SELECTS {
-                    return false;
-                }
+            } if is_ok && self.databases.len() < MAX_SELECTS => {
                 if has_place {
                     self.own.get_or_insert_default().selected(database, place);
                 }
                 self.databases.push(database);
             }
+            PinnedCommand::Select { .. } => self.selects_more |= is_ok,
             _ => {}
         }
-        true
     }
 }
 
@@ -156,8 +156,7 @@ impl Transaction {
     pub fn answered(&mut self, command: PinnedCommand, head: &[u8]) {
         let is_ok = head.first() == Some(&b'+');
         if let Some(queue) = &mut self.queue {
-            let remembers = queue.answered(command, is_ok, head);
-            self.unknown_database |= !remembers;
+            queue.answered(command, is_ok, head);
         }
         let is_run = is_ok && self.queue.is_none();
         match command {
@@ -192,7 +191,7 @@ impl Transaction {
                 };
                 self.watching = false;
                 if head.starts_with(b"*") && !head.starts_with(b"*-1") {
-                    self.has_selected(queue.databases);
+                    self.has_selected(queue.databases, queue.selects_more);
                     self.tracking_unsure |= queue.has_tracking;
                     self.has_tracked |= queue.has_tracking;
                     if queue.has_messages {
@@ -205,10 +204,34 @@ impl Transaction {
     }
 
     /// Notes what an EXEC may have selected, behind what those before it may have: the server has not been asked about that yet.
-    fn has_selected(&mut self, databases: Vec<u32>) {
-        self.selected.extend(databases);
-        self.unknown_database |= self.selected.len() > MAX_SELECTS;
-        self.selected.truncate(MAX_SELECTS);
+    fn has_selected(&mut self, databases: Vec<u32>, and_more: bool) {
+        if and_more || self.selected.len() + databases.len() > MAX_SELECTS {
+            self.loses_database();
+        } else if !self.unknown_database {
+            self.selected.extend(databases);
+        }
+    }
+
+    /// Takes in that nobody can tell which database the connection is in: it is this client's until it has selected one.
+    pub fn loses_database(&mut self) {
+        self.unknown_database = true;
+        self.selected = Vec::new();
+    }
+
+    /// Takes in that the server has acknowledged a SELECT behind everything else.
+    pub fn is_in_database(&mut self) {
+        self.unknown_database = false;
+        self.selected = Vec::new();
+    }
+
+    /// Returns which database the connection may be in by the last EXECs: the one that was selected last, of those that were not asked about.
+    pub fn take_selected(&mut self) -> Option<u32> {
+        self.selected.pop()
+    }
+
+    /// Tells whether the server has to be asked which of the selected databases the connection is in.
+    pub fn has_selects(&self) -> bool {
+        !self.selected.is_empty()
     }
 
     /// Tells whether the connection holds nothing of this client's.

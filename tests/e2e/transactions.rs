@@ -1,6 +1,6 @@
 //! Transactions: what becomes of them with the client, and the connection they need for exactly as long as they do.
 
-use crate::harness::{Client, Redis, Respool, Value, encode_lines, eventually};
+use crate::harness::{Client, Redis, Respool, Value, encode, encode_lines, eventually};
 
 fn run(client: &mut Client, lines: &[&str]) -> Vec<Value> {
     client.send(encode_lines(lines));
@@ -31,13 +31,7 @@ fn a_whole_transaction_needs_no_connection_of_its_own() {
 #[test]
 fn what_transactions_of_one_write_have_selected_is_where_their_client_and_nobody_else_is() {
     let redis = Redis::start(&[]);
-    for database in ["0", "2", "5"] {
-        let select = format!("SELECT {database}");
-        run(
-            &mut redis.client(),
-            &[&select, &format!("SET dbid {database}")],
-        );
-    }
+    with_database_numbers(&redis);
     let respool = Respool::lending_one(&redis, "5s").start();
     for (lines, database) in [
         ("MULTI,SELECT 0,EXEC,MULTI,PING,EXEC", "0"),
@@ -67,6 +61,109 @@ fn what_transactions_of_one_write_have_selected_is_where_their_client_and_nobody
             let replies = run(&mut other, &["SELECT 2", "WATCH w", "GET dbid"]);
             assert_eq!(replies[2], Value::bulk("2"), "{lines}");
         }
+    }
+}
+
+/// Fills databases 0, 2 and 5 with their own numbers.
+fn with_database_numbers(redis: &Redis) {
+    for database in ["0", "2", "5"] {
+        let select = format!("SELECT {database}");
+        run(
+            &mut redis.client(),
+            &[&select, &format!("SET dbid {database}")],
+        );
+    }
+}
+
+/// Checks that a client is in `database`, and that the next that is lent its connection is in its own.
+#[track_caller]
+fn assert_alone_in(respool: &Respool, mut client: Client, database: &str) {
+    assert_eq!(client.cmd(&["GET", "dbid"]), Value::bulk(database));
+    let own = client.cmd(&["EVAL", "return redis.call('get', 'dbid')", "0"]);
+    assert_eq!(own, Value::bulk(database));
+    drop(client);
+    let mut other = respool.client();
+    let replies = run(&mut other, &["SELECT 2", "WATCH w", "GET dbid"]);
+    assert_eq!(replies[2], Value::bulk("2"));
+}
+
+#[test]
+fn where_a_server_that_is_busy_does_not_say_which_database_it_is_the_connection_is_its_clients() {
+    let redis = Redis::start(&["--lua-time-limit", "50"]);
+    with_database_numbers(&redis);
+    let respool = Respool::lending_one(&redis, "5s").start();
+    let mut client = respool.client();
+    run(
+        &mut client,
+        &["SELECT 2", "MULTI", "SELECT 0", "EXEC", "WATCH k"],
+    );
+    let mut script = redis.client();
+    script.send(encode(&["EVAL", "while true do end", "0"]));
+    let is_busy = || redis.cmd(&["GET", "k"]).text().starts_with("BUSY");
+    eventually(is_busy, "the script runs");
+    assert_eq!(client.cmd(&["UNWATCH"]), Value::ok());
+    eventually(
+        || redis.cmd(&["SCRIPT", "KILL"]) == Value::ok(),
+        "the script ends",
+    );
+    eventually(|| !is_busy(), "the script has ended");
+    assert_alone_in(&respool, client, "0");
+}
+
+#[test]
+fn where_its_user_may_not_ask_which_database_it_is_the_connection_is_its_clients() {
+    let redis = Redis::start(&[]);
+    with_database_numbers(&redis);
+    redis.set_user("ann", &["on", ">pw", "~*", "+@all"]);
+    let respool = Respool::lending_one(&redis, "5s")
+        .section("[auth]\nmode = \"passthrough\"")
+        .start();
+    for (queued, database) in [
+        ("SELECT 0", "0"),
+        ("SELECT 0,ACL SETUSER ann -select", "0"),
+        // The second is refused when it runs.
+        ("SELECT 0,ACL SETUSER ann -select,SELECT 2", "0"),
+    ] {
+        redis.set_user("ann", &["+select"]);
+        let mut client = respool.client();
+        let mut lines = vec!["AUTH ann pw", "SELECT 2", "MULTI"];
+        lines.extend(queued.split(','));
+        lines.extend(["EXEC", "WATCH k"]);
+        run(&mut client, &lines);
+        redis.set_user("ann", &["-select"]);
+        assert_eq!(client.cmd(&["UNWATCH"]), Value::ok(), "{queued}");
+        assert_alone_in(&respool, client, database);
+    }
+}
+
+#[test]
+fn after_more_selects_than_are_remembered_a_client_is_where_the_last_has_led() {
+    let redis = Redis::start(&[]);
+    with_database_numbers(&redis);
+    let respool = Respool::lending_one(&redis, "5s").start();
+    let one = [
+        vec!["MULTI"],
+        vec!["SELECT 5"; 64],
+        vec!["SELECT 0", "EXEC"],
+    ]
+    .concat();
+    let many = [
+        ["MULTI", "SELECT 5", "EXEC"].repeat(64),
+        vec!["MULTI", "SELECT 0", "EXEC"],
+    ]
+    .concat();
+    let discarded = [vec!["MULTI"], vec!["SELECT 5"; 65], vec!["DISCARD"]].concat();
+    for (lines, behind, database) in [
+        (&one, &["PING"][..], "0"),
+        (&many, &["PING"], "0"),
+        (&one, &["WATCH k", "SELECT 2", "UNWATCH"], "2"),
+        (&many, &["WATCH k", "SELECT 2", "UNWATCH"], "2"),
+        (&discarded, &["PING"], "2"),
+    ] {
+        let mut client = respool.client();
+        let pipeline = [&["SELECT 2"], &lines[..], behind].concat();
+        run(&mut client, &pipeline);
+        assert_alone_in(&respool, client, database);
     }
 }
 

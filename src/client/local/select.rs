@@ -51,7 +51,7 @@ impl Client {
             };
             if told.is_ok() {
                 // Whatever an EXEC before it has selected.
-                self.outlet.transaction().selected.clear();
+                self.outlet.transaction().is_in_database();
             }
             told
         } else if target.user.is_some() {

@@ -15,6 +15,7 @@ use crate::resp::speak::{OK, encode_request};
 use crate::resp::{Request, parse_integer};
 use crate::session::{Change, PinnedCommand, ReplyMode, State};
 use crate::telemetry::Disconnect;
+use crate::texts::NO_SUCH_DATABASE;
 
 /// Returns why a connection is lent for a command of transactions.
 fn reason_of(verb: TransactionCommand) -> PinReason {
@@ -224,7 +225,7 @@ impl Client {
         );
         let transaction = self.outlet.transaction();
         let is_over = !transaction.is_open() && !transaction.watching;
-        let is_unsure = !transaction.selected.is_empty() || transaction.tracking_unsure;
+        let is_unsure = transaction.has_selects() || transaction.tracking_unsure;
         drop(transaction);
         if waits && is_over && is_unsure {
             self.then(async |client: &mut Self| client.settle_exec().await);
@@ -237,7 +238,8 @@ impl Client {
         let Some(link) = self.pin.as_ref().map(|pin| Rc::clone(pin.link())) else {
             return Ok(());
         };
-        while let Some(database) = self.take_selected() {
+        let take_selected = |client: &Self| client.outlet.transaction().take_selected();
+        while let Some(database) = take_selected(self) {
             let target = State {
                 database,
                 ..self.session.state.clone()
@@ -245,10 +247,12 @@ impl Client {
             match self.change_pin(&target, Change::Select).await? {
                 Some(Ok(())) => {
                     self.in_database(database);
-                    self.outlet.transaction().selected.clear();
+                    self.outlet.transaction().is_in_database();
                 }
                 // The one selected before it is asked for next.
-                Some(Err(_)) => {}
+                Some(Err(reply)) if reply == NO_SUCH_DATABASE => {}
+                // That the server is busy, or the user may not, says nothing of the database.
+                Some(Err(_)) => self.outlet.transaction().loses_database(),
                 None => return Ok(()),
             }
         }
@@ -256,10 +260,6 @@ impl Client {
             self.settle_tracking(&link).await?;
         }
         Ok(())
-    }
-
-    fn take_selected(&self) -> Option<u32> {
-        self.outlet.transaction().selected.pop()
     }
 
     /// Refuses a command inside MULTI in a way that makes EXEC fail, as every error while queueing does.
