@@ -54,6 +54,35 @@ impl OvertakenSilence {
     }
 }
 
+/// So many of the last stops are remembered: in more of them than this no silence lasts unnoticed.
+const STOPS: usize = 8;
+
+/// Remembers the last times in which the worker that judges did not run: it heard nothing in them, and nobody's silence is counted by them.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct RecentStops {
+    /// When each ended, the youngest first, and how long it was; both in microseconds.
+    ends: [(u64, u64); STOPS],
+}
+
+impl RecentStops {
+    /// Returns the same with one more, the youngest.
+    #[must_use]
+    pub fn and(mut self, ended_micros: u64, length_micros: u64) -> Self {
+        self.ends.rotate_right(1);
+        self.ends[0] = (ended_micros, length_micros);
+        self
+    }
+
+    /// Returns from when on the time since then is counted: later by what was not run of it.
+    pub fn counted_from(&self, then_micros: u64) -> u64 {
+        let lost = self
+            .ends
+            .iter()
+            .map(|&(ended, length)| ended.saturating_sub(then_micros).min(length));
+        then_micros + lost.sum::<u64>()
+    }
+}
+
 /// Says what is known of the server beside one connection.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct ServerSigns {
@@ -65,6 +94,8 @@ pub struct ServerSigns {
     pub all_paused_until: u64,
     /// It holds back writes until then, as far as is known.
     pub writes_paused_until: u64,
+    /// The worker that judges did not run then.
+    pub stops: RecentStops,
 }
 
 /// A server that works on nothing is heard within this long by whoever asks it each second.
@@ -73,7 +104,8 @@ const HEARD_WITHIN: Duration = Duration::from_secs(2);
 impl ServerSigns {
     /// Tells whether it answers nobody, and may be working on something long.
     fn is_at_work(&self, now_micros: u64) -> bool {
-        let unheard = Duration::from_micros(now_micros.saturating_sub(self.heard_micros));
+        let heard = self.stops.counted_from(self.heard_micros);
+        let unheard = Duration::from_micros(now_micros.saturating_sub(heard));
         self.may_work && unheard > HEARD_WITHIN
     }
 }
@@ -121,7 +153,8 @@ pub fn judge(
         AwaitedReply::Command(delays) => delays,
         AwaitedReply::Rest => Delays::NONE,
     };
-    let mut since = silence.since_micros.max(around.all_paused_until);
+    let counted_from = |then| around.stops.counted_from(then);
+    let mut since = counted_from(silence.since_micros).max(around.all_paused_until);
     if delays.may_pause() {
         since = since.max(around.writes_paused_until);
     }
@@ -137,10 +170,10 @@ pub fn judge(
     if around.may_work && !may_send {
         return SilenceVerdict::Borne;
     }
-    let silent_since = since.max(around.heard_micros);
+    let silent_since = since.max(counted_from(around.heard_micros));
     let unexplained_since = match silence.overtaken_micros {
         // A quick command is answered in its turn, and its turn has passed.
-        Some(overtaken) if delays == Delays::NONE => since.max(overtaken),
+        Some(overtaken) if delays == Delays::NONE => since.max(counted_from(overtaken)),
         // The server lives: the command is long, blocked or held back.
         _ => silent_since,
     };

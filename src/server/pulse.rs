@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::pauses::{ServerPauses, comes_first};
-use crate::silence::ServerSigns;
+use crate::silence::{RecentStops, ServerSigns};
 
 /// Another worker's view of the server, given with one of its last ticks, still holds when it is no older than this.
 const SEEN_LATELY: Duration = Duration::from_secs(1);
@@ -158,6 +158,7 @@ impl ServerPulse {
             may_work: is_within(working, SEEN_LATELY, now_micros) && !self.is_host_gone(),
             all_paused_until: self.pauses.all_until(),
             writes_paused_until: self.pauses.writes_until(),
+            stops: RecentStops::default(),
         }
     }
 

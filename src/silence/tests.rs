@@ -48,6 +48,39 @@ fn a_server_that_answers_nobody_is_suspected_and_then_lost() {
 }
 
 #[test]
+fn what_was_not_run_is_not_counted_however_often_that_happens() {
+    let stopped = |stops: &[(f64, f64)]| {
+        let stops = stops
+            .iter()
+            .fold(RecentStops::default(), |all, (ended, length)| {
+                all.and(seconds(100.0 + ended), seconds(*length))
+            });
+        ServerSigns { stops, ..unheard() }
+    };
+    let silence = owes(Delays::NONE);
+    // Stopped before, it says nothing; amid the silence it is that much later.
+    for (stops, lost) in [
+        (&[(-1.0, 50.0)][..], 0.0),
+        (&[(2.0, 50.0)], 2.0),
+        (&[(5.0, 3.0)], 3.0),
+        (&[(3.0, 1.5), (6.0, 1.5), (9.0, 1.5)], 4.5),
+    ] {
+        let around = stopped(stops);
+        assert_eq!(at(&silence, &around, lost + 10.0), SilenceVerdict::Borne);
+        assert_eq!(
+            at(&silence, &around, lost + 10.1),
+            SilenceVerdict::Suspected
+        );
+        assert_eq!(at(&silence, &around, lost + 13.4), SilenceVerdict::Lost);
+    }
+    let for_ever: Vec<(f64, f64)> = (1..100).map(|stop| (f64::from(stop) * 2.5, 1.2)).collect();
+    assert_eq!(
+        at(&silence, &stopped(&for_ever[..12]), 30.0),
+        SilenceVerdict::Lost
+    );
+}
+
+#[test]
 fn a_long_command_of_anybody_explains_everybody_s_silence() {
     let around = ServerSigns {
         may_work: true,

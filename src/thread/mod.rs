@@ -232,12 +232,10 @@ impl Thread {
         *self.settings.borrow_mut() = Rc::new(settings);
     }
 
-    /// Returns what is known of the server beside one connection. While this worker did not run it heard nothing, and so its silence counts
-    /// from there, as it does from a pause.
+    /// Returns what is known of the server beside one connection, and when this worker, which judges by it, did not run.
     pub fn signs_around(&self, now_micros: u64) -> ServerSigns {
         let mut around = self.process.pulse.around(now_micros);
-        let runs_since = self.stopped.ended_micros(now_micros);
-        around.all_paused_until = around.all_paused_until.max(runs_since);
+        around.stops = self.stopped.recent(now_micros);
         around
     }
 
@@ -277,11 +275,10 @@ impl Thread {
         }
     }
 
-    /// Tells whether `limit` has passed since `then_micros`, and since this worker last went on after it had not run; a zero limit never
-    /// passes.
+    /// Tells whether this worker has run for `limit` since `then_micros`; a zero limit never passes.
     pub fn has_run_for(&self, then_micros: u64, limit: Duration) -> bool {
-        let runs_since = self.stopped.ended_micros(self.clock.now_micros());
-        self.clock.is_past(then_micros.max(runs_since), limit)
+        let stops = self.stopped.recent(self.clock.now_micros());
+        self.clock.is_past(stops.counted_from(then_micros), limit)
     }
 
     /// Notes that the server wants a password of whoever shows none.

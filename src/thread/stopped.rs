@@ -6,6 +6,8 @@
 use std::cell::Cell;
 use std::time::Duration;
 
+use crate::silence::RecentStops;
+
 /// Microseconds from one look at the time to the next past which it is supposed that the worker did not run: it looks twenty times a second.
 const STOPPED_MICROS: u64 = 1_000_000;
 
@@ -16,6 +18,7 @@ pub struct StoppedTime {
     /// The latest look that came late came then.
     ended_micros: Cell<u64>,
     total_micros: Cell<u64>,
+    recent: Cell<RecentStops>,
 }
 
 impl StoppedTime {
@@ -29,14 +32,15 @@ impl StoppedTime {
         }
         self.ended_micros.set(now);
         self.total_micros.set(self.total_micros.get() + gap);
+        self.recent.set(self.recent.get().and(now, gap));
         true
     }
 
-    /// Returns since when the worker runs, or 0: it has always run.
-    pub fn ended_micros(&self, now: u64) -> u64 {
+    /// Returns the last of these times, the one under way included.
+    pub fn recent(&self, now: u64) -> RecentStops {
         match self.gap(now) {
-            0 => self.ended_micros.get(),
-            _ => now,
+            0 => self.recent.get(),
+            gap => self.recent.get().and(now, gap),
         }
     }
 
@@ -64,12 +68,14 @@ mod tests {
         let stopped = StoppedTime::default();
         assert!(!stopped.look(5 * SECOND));
         assert!(!stopped.look(6 * SECOND));
-        assert_eq!(stopped.ended_micros(6 * SECOND), 0);
+        let counted = |then, now| stopped.recent(now * SECOND).counted_from(then * SECOND) / SECOND;
+        assert_eq!(counted(5, 6), 5);
         // Before the look that finds it, too.
-        assert_eq!(stopped.ended_micros(10 * SECOND), 10 * SECOND);
+        assert_eq!(counted(5, 10), 9);
         assert_eq!(stopped.total(10 * SECOND), Duration::from_secs(4));
         assert!(stopped.look(10 * SECOND));
-        assert_eq!(stopped.ended_micros(11 * SECOND), 10 * SECOND);
+        assert_eq!((counted(5, 11), counted(7, 11)), (9, 10));
+        assert_eq!(counted(10, 11), 10);
         assert_eq!(stopped.total(11 * SECOND), Duration::from_secs(4));
         assert!(!stopped.look(12 * SECOND));
         assert!(stopped.look(14 * SECOND));
