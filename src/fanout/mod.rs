@@ -5,6 +5,7 @@
 //! Invariant: the server is asked for a topic once, however many subscribe to it, and to let go of it when the last leaves.
 //! Invariant: a subscriber is named for the messages of a topic from its confirmation on until it unsubscribes.
 
+mod asking;
 mod audience;
 mod confirmed;
 mod frame;
@@ -110,6 +111,8 @@ pub struct TopicFanout<T> {
     /// The commands of these clients wait for a request; they stand in the order in which they came.
     waiting: BTreeMap<u64, Vec<SubscriberId>>,
     asked: VecDeque<PendingRequest<T>>,
+    /// They take this much memory.
+    asked_bytes: usize,
     next_number: u64,
     /// These requests are not yet handed over.
     requests: Vec<u8>,
@@ -149,6 +152,7 @@ impl<T: Clone> TopicFanout<T> {
             commands: HashMap::new(),
             waiting: BTreeMap::new(),
             asked: VecDeque::new(),
+            asked_bytes: 0,
             next_number: 1,
             requests: Vec::new(),
             settled: Vec::new(),
@@ -357,7 +361,7 @@ impl<T: Clone> TopicFanout<T> {
     fn ask_aside(&mut self, what: RequestPurpose, request: &[u8]) {
         if self.is_connected {
             self.requests.extend(request);
-            self.asked.push_back(PendingRequest {
+            self.has_asked(PendingRequest {
                 number: self.next_number,
                 kind: TopicKind::Channel,
                 what,
@@ -387,7 +391,7 @@ impl<T: Clone> TopicFanout<T> {
                 if asked.what == RequestPurpose::Login {
                     self.logged_in(OK);
                 }
-                self.asked.pop_front();
+                self.take_answered();
                 self.asked.give_back();
                 Ok(())
             }
@@ -461,7 +465,7 @@ impl<T: Clone> TopicFanout<T> {
 
     /// Notes that the oldest request is answered.
     fn done(&mut self, result: Result<(), &[u8]>) {
-        let Some(mut asked) = self.asked.pop_front() else {
+        let Some(mut asked) = self.take_answered() else {
             return;
         };
         self.asked.give_back();
@@ -592,7 +596,7 @@ impl<T: Clone> TopicFanout<T> {
         let mut words: Vec<&[u8]> = vec![kind.verb(what == RequestPurpose::Subscribe).as_bytes()];
         words.extend(topics.iter().map(|topic| &**topic));
         self.requests.extend(encode_request(&words));
-        self.asked.push_back(PendingRequest {
+        self.has_asked(PendingRequest {
             number,
             kind,
             what,

@@ -32,8 +32,7 @@ impl<T: Clone> TopicFanout<T> {
         // The server has let go of everything.
         let is_mark = |asked: &&PendingRequest<T>| asked.what == RequestPurpose::Mark;
         self.passed_marks += self.asked.iter().filter(is_mark).count();
-        let asked = std::mem::take(&mut self.asked);
-        let partings = asked.into_iter().filter_map(|asked| asked.parting);
+        let partings = self.take_asked().filter_map(|asked| asked.parting);
         self.settled.extend(partings);
         self.requests = Vec::new();
         self.put_off = Vec::new();
@@ -53,7 +52,7 @@ impl<T: Clone> TopicFanout<T> {
     /// Notes that there is a new connection: everything is asked for again, request by request.
     pub fn connected(&mut self) {
         self.is_connected = true;
-        self.asked = VecDeque::new();
+        drop(self.take_asked());
         self.requests = Vec::new();
         self.forget_login();
         self.renewals = VecDeque::new();

@@ -76,6 +76,11 @@ impl Client {
         if self.subscriptions().counts(self.record.id()).total() == 0 {
             upstream.place_subscriber(&self.outlet);
         }
+        if !self.may_ask().await? {
+            self.has_subscribed(None);
+            return Ok(());
+        }
+        let upstream = &self.clients.upstream;
         let names = request.arguments().skip(1);
         if self.means_many_topics(kind, true, &request) {
             match self
@@ -96,6 +101,21 @@ impl Client {
             }
         }
         Ok(())
+    }
+
+    /// Waits until the server may be asked for more. False: it was not in time.
+    async fn may_ask(&mut self) -> Told<bool> {
+        if self.subscriptions().may_ask() {
+            return Ok(true);
+        }
+        let (upstream, outlet) = (Rc::clone(&self.clients.upstream), Rc::clone(&self.outlet));
+        let limit = self.subscription_limit();
+        let within = async move {
+            let may_ask = upstream.subscriptions_of(&outlet).until_it_may_ask();
+            upstream.thread.within(limit, may_ask).await
+        };
+        let is_in_time = self.meanwhile(within, Awaited::Turn).await?;
+        Ok(is_in_time.is_some())
     }
 
     /// Waits for the server where its confirmation is needed.

@@ -75,6 +75,8 @@ pub struct Subscriptions {
     /// Is true where the last turn has left something for the next one.
     is_behind: Cell<bool>,
     has_work: Notify,
+    /// The server has answered, and may be asked for more.
+    has_answered: Notify,
     /// These are large messages that wait until the server has let go of those for whom they are too much, and clients that wait for what has
     /// come before, in the order of its marks.
     marked: RefCell<VecDeque<MarkedWait>>,
@@ -116,6 +118,7 @@ impl Subscriptions {
             leaving: RefCell::default(),
             is_behind: Cell::new(false),
             has_work: Notify::new(),
+            has_answered: Notify::new(),
             marked: RefCell::default(),
             patterns: Cell::new(0),
             topics: Cell::new(0),
@@ -192,6 +195,18 @@ impl Subscriptions {
         };
         self.turn();
         told
+    }
+
+    /// Tells whether the server may be asked for what another client wants: it has answered enough of what it was asked.
+    pub fn may_ask(&self) -> bool {
+        self.fanout.borrow().may_ask()
+    }
+
+    /// Waits until that is so.
+    pub async fn until_it_may_ask(&self) {
+        while !self.may_ask() {
+            self.has_answered.notified().await;
+        }
     }
 
     /// Returns the answer to a client's command, when it comes.

@@ -62,6 +62,10 @@ impl Subscriptions {
         }
         self.pass_marks();
         self.tell_patterns();
+        if self.may_ask() {
+            // Another follows when the one that has waited longest has asked.
+            self.has_answered.notify_one();
+        }
         let requests = self.fanout.borrow_mut().take_requests();
         if let Some(link) = &*self.link.borrow()
             && !requests.is_empty()

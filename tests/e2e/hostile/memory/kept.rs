@@ -78,6 +78,45 @@ fn what_was_subscribed_to_gives_its_memory_back() {
     assert!(staying.reply().items()[2].text() == "hello");
 }
 
+/// What the server was asked for a client stays asked when the client has gone.
+#[test]
+fn what_clients_that_have_gone_wanted_to_subscribe_to_has_a_bound() {
+    const COUNT: usize = 100;
+    let redis = Redis::start(&[]);
+    let respool = Respool::with(&redis).top("workers = 1").start();
+    let mut stays = respool.client();
+    stays.cmd(&["SUBSCRIBE", "stays"]);
+    redis.pause();
+    let mut sent = 0;
+    let clients: Vec<Client> = (0..COUNT)
+        .map(|number| {
+            let mut client = respool.client();
+            let names = (0..1000).map(|topic| format!("channel-{number}-{topic}"));
+            let words: Vec<String> = ["SUBSCRIBE".to_owned()].into_iter().chain(names).collect();
+            let request = encode(&words);
+            sent += request.len();
+            client.send(request);
+            client
+        })
+        .collect();
+    let received = "respool_client_bytes_total{group=\"default\",direction=\"in\"}";
+    let each_is_read = || respool.metric(received) as usize >= sent;
+    eventually(each_is_read, "each has been read");
+    drop(clients);
+    // The server is waited for by those for whom it was asked.
+    eventually(
+        || respool.clients_of("default") < 30,
+        "those that wait for their turn have gone",
+    );
+    redis.resume();
+    let mut other = respool.client();
+    other.cmd(&["SUBSCRIBE", "other"]);
+    let asked = redis.calls("subscribe");
+    assert!((2..30).contains(&asked), "{asked} requests of {COUNT}");
+    redis.cmd(&["PUBLISH", "stays", "m"]);
+    assert_eq!(stays.reply().items()[2], Value::bulk("m"));
+}
+
 #[test]
 fn the_process_stays_within_its_memory_whatever_blocked_clients_wait_for() {
     let redis = Redis::start(&[]);
