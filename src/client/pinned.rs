@@ -339,6 +339,11 @@ impl Client {
         // What waits for others says nothing of the server.
         let kind = if blocks {
             let popped = PoppedElements::by(request.arguments());
+            // It would be put back in another database.
+            let popped = match self.outlet.transaction().is_database_unknown() {
+                true => popped.for_good(),
+                false => popped,
+            };
             (RequestKind::Blocking(popped), Delays::NONE)
         } else if tells.is_some() {
             // Its answer is looked at.

@@ -64,6 +64,14 @@ impl PoppedElements {
         }
     }
 
+    /// Returns the same where it cannot be put back, whatever it is.
+    pub fn for_good(self) -> Self {
+        match self {
+            Self::Nothing => Self::Nothing,
+            _ => Self::Elsewhere,
+        }
+    }
+
     /// Returns what becomes of `reply`, for which the client is not there any more.
     pub fn give_back(self, reply: &[u8]) -> PoppedFate {
         // RESP2's two nulls are no RESP3 frames.
@@ -218,6 +226,18 @@ mod tests {
             }
             other => format!("{other:?}"),
         }
+    }
+
+    #[test]
+    fn what_cannot_be_put_back_is_counted_as_orphaned() {
+        let reply = b"*2\r\n$1\r\nk\r\n$1\r\nv\r\n";
+        for call in ["BLPOP", "BZPOPMIN", "BLMOVE"] {
+            let popped = PoppedElements::by([call.as_bytes()].into_iter()).for_good();
+            assert_eq!(popped.give_back(reply), PoppedFate::Orphaned, "{call}");
+            assert_eq!(popped.give_back(b"*-1\r\n"), PoppedFate::Nothing);
+        }
+        let nothing = PoppedElements::by([&b"XREAD"[..]].into_iter()).for_good();
+        assert_eq!(nothing.give_back(reply), PoppedFate::Nothing);
     }
 
     #[test]

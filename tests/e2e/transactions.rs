@@ -167,6 +167,23 @@ fn after_more_selects_than_are_remembered_a_client_is_where_the_last_has_led() {
     }
 }
 
+/// What is popped for a client that leaves goes back there.
+#[test]
+fn which_database_an_exec_has_selected_is_known_before_keys_are_unwatched() {
+    let redis = Redis::start(&[]);
+    let respool = Respool::lending_one(&redis, "5s").start();
+    let mut client = respool.client();
+    run(
+        &mut client,
+        &["SELECT 2", "MULTI", "SELECT 0", "EXEC", "WATCH k"],
+    );
+    let line = client.cmd(&["CLIENT", "INFO"]).text();
+    assert!(line.contains(" db=0 "), "{line}");
+    // The keys are watched still.
+    redis.cmd(&["SET", "k", "v"]);
+    assert!(run(&mut client, &["MULTI", "PING", "EXEC"])[2].is_null());
+}
+
 #[test]
 fn the_connection_is_lent_for_as_long_as_it_must_be() {
     let redis = Redis::start(&[]);

@@ -75,6 +75,8 @@ impl Client {
                 Local::Quit | Local::Reset => {}
                 Local::Select => return self.queued_select(request, command),
                 Local::Readonly | Local::Readwrite | Local::Asking => {
+                    // A server that takes them outside of a cluster, as Valkey does, keeps them for its connection.
+                    self.use_pin(|pin| pin.leaves_traces = true);
                     return self.on_pin(PinReason::Multi, request, command);
                 }
                 Local::NumSub | Local::ShardNumSub | Local::Client(_) => {

@@ -217,14 +217,14 @@ impl Client {
     }
 
     /// Begins to ask, before anything else, for what only the server knows after an EXEC: which of the selected databases the connection is
-    /// in, and whether CLIENT TRACKING is on.
+    /// in, and whether CLIENT TRACKING is on. That unwatches no keys.
     pub(in crate::client) fn settle(&mut self) {
         let waits = matches!(
             self.wait,
             Wait::Nothing | Wait::Answers | Wait::InFlight | Wait::Unread | Wait::Room(_)
         );
         let transaction = self.outlet.transaction();
-        let is_over = !transaction.is_open() && !transaction.watching;
+        let is_over = !transaction.is_open();
         let is_unsure = transaction.has_selects() || transaction.tracking_unsure;
         drop(transaction);
         if waits && is_over && is_unsure {
