@@ -1,4 +1,4 @@
-//! How a command travels, by design §4: the four ways, and the one that leads nowhere.
+//! How a command travels: the ways that docs/architecture.md tells, and the one that leads nowhere.
 
 /// Tells how a command travels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -109,7 +109,7 @@ pub enum PinReason {
 }
 
 impl PinReason {
-    /// Lists every reason, in the order of the enum.
+    /// Lists every reason, in the order of the enum: its place there is where it is counted.
     pub const ALL: [Self; 18] = [
         Self::Watch,
         Self::Multi,

@@ -197,7 +197,7 @@ fn a_different_server_is_noticed() {
 #[test]
 fn the_corpus_holds_every_command_of_the_server() {
     let redis = Redis::start(&[]);
-    let used: BTreeSet<String> = corpus()
+    let used: BTreeSet<String> = whole_corpus()
         .iter()
         .flat_map(|s| &s.steps)
         .flat_map(command_names)
@@ -509,13 +509,17 @@ impl Sequence {
 
 pub(super) fn corpus() -> Vec<Sequence> {
     let wanted = std::env::var("RESPOOL_CORPUS").unwrap_or_default();
-    let mut sequences: Vec<_> = CORPUS.iter().flat_map(|text| parse(text)).collect();
+    let mut sequences = whole_corpus();
     sequences.retain(|s| s.name.contains(&wanted));
     assert!(
         !sequences.is_empty(),
         "no sequence has {wanted:?} in its name"
     );
     sequences
+}
+
+fn whole_corpus() -> Vec<Sequence> {
+    CORPUS.iter().flat_map(|text| parse(text)).collect()
 }
 
 fn parse(text: &str) -> Vec<Sequence> {

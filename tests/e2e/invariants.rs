@@ -1,4 +1,4 @@
-//! The eight invariants of the design: what must always hold, each by a test named after it.
+//! The eight invariants of docs/architecture.md: what must always hold, each by a test named after it.
 
 use std::collections::HashMap;
 use std::thread;

@@ -109,8 +109,20 @@ impl Client {
                 Some(question) => self.known_permission(sub, question),
                 None => Some(Ok(())),
             },
-            _ if self.may_be_busy() && question_while_busy(local).is_some() => None,
-            _ => Some(Ok(())),
+            // Of these no permission is asked for: a server that is busy may refuse them.
+            Local::Select
+            | Local::Readonly
+            | Local::Readwrite
+            | Local::Asking
+            | Local::Hello
+            | Local::Auth
+            | Local::Reset
+            | Local::Quit
+            | Local::NumSub
+            | Local::ShardNumSub => {
+                let is_asked = self.may_be_busy() && question_while_busy(local).is_some();
+                (!is_asked).then_some(Ok(()))
+            }
         }
     }
 
