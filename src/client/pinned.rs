@@ -338,13 +338,7 @@ impl Client {
         }
         // What waits for others says nothing of the server.
         let kind = if blocks {
-            let popped = PoppedElements::by(request.arguments());
-            // It would be put back in another database.
-            let popped = match self.outlet.transaction().is_database_unknown() {
-                true => popped.for_good(),
-                false => popped,
-            };
-            (RequestKind::Blocking(popped), Delays::NONE)
+            (RequestKind::Blocking(self.popped_by(request)), Delays::NONE)
         } else if tells.is_some() {
             // Its answer is looked at.
             let kind = RequestKind::Pinned(PinnedCommand::Queue);
@@ -365,6 +359,16 @@ impl Client {
             self.wait = Wait::Answers;
         }
         Next::Used(request.bytes().len())
+    }
+
+    /// Returns what a call takes away that is sent on the connection lent to the client, and how that is put back if the client leaves.
+    fn popped_by(&self, request: &Request<'_>) -> PoppedElements {
+        let popped = PoppedElements::by(request.arguments());
+        match self.outlet.transaction().is_database_unknown() {
+            // It would be put back in another database.
+            true => popped.for_good(),
+            false => popped,
+        }
     }
 
     /// Notes what a command may leave on the connection that goes there for this reason, and what its answer tells.
