@@ -44,7 +44,6 @@ impl ClientEntry {
             blocked: None.into(),
             may_be_silent: false.into(),
             is_waiting: false.into(),
-            is_held_back: false.into(),
             finished_micros: 0.into(),
             unknown_micros: arrived_micros.max(1).into(),
             begun_micros: 0.into(),

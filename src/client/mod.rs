@@ -288,8 +288,6 @@ pub struct ClientEntry {
     pub may_be_silent: Cell<bool>,
     /// Is true while something is waited for before its next request.
     pub is_waiting: Cell<bool>,
-    /// Is true while it is not read on behind a call, which may be answered soon.
-    pub is_held_back: Cell<bool>,
     /// Says when it was seen to have finished sending, or something went on for it after that; 0: it has not.
     pub finished_micros: Cell<u64>,
     /// Says since when it has not been known, where clients must authenticate; 0: it is.

@@ -10,21 +10,11 @@ use super::{Client, Wait};
 use crate::telemetry::{Bound, Disconnect};
 use crate::transport::READ_SIZE;
 
-/// So much is kept behind a call at once, and more only behind one that waits for longer than [`WAITS_FOR_LONG_MS`].
-const AT_ONCE: usize = 1024 * 1024;
-
-/// A call that is answered sooner hides nobody's end. Who sent `LPUSH` and `BLPOP` without end was read on in each of these moments, by
-/// more than it was answered, up to a gigabyte, and closed.
-const WAITS_FOR_LONG_MS: u64 = 100;
-
 /// Bytes in the order in which they came, in pieces: however many there are, none is moved for another.
 #[derive(Debug, Default)]
 pub struct SentAhead {
     pieces: VecDeque<Vec<u8>>,
     bytes: usize,
-    /// The client had sent so many commands when it was looked at last whether it goes on, and has gone on with none since then.
-    commands: u64,
-    since_ms: u64,
 }
 
 impl SentAhead {
@@ -41,14 +31,6 @@ impl SentAhead {
             piece.extend_from_slice(read);
             self.pieces.push_back(piece);
         }
-    }
-
-    /// Tells for how many milliseconds the client has gone on with nothing, which has sent so many commands by now.
-    fn stands_for_ms(&mut self, commands: u64, now_ms: u64) -> u64 {
-        if self.commands != commands {
-            (self.commands, self.since_ms) = (commands, now_ms);
-        }
-        now_ms.saturating_sub(self.since_ms)
     }
 
     /// The first bytes that are kept.
@@ -151,21 +133,6 @@ impl Client {
     #[inline]
     pub(super) fn reads_ahead(&self) -> bool {
         self.sent_ahead.is_some() || !self.may_use()
-    }
-
-    /// Tells whether no more is read for now: much is kept, and the call at hand may be answered soon. The client is looked at again with the
-    /// next tick.
-    #[cold]
-    pub(super) fn is_held_back(&mut self) -> bool {
-        let thread = &self.clients.thread;
-        let most = AT_ONCE.min(thread.settings().limits.max_client_query_buffer / 2);
-        let is_much = self.ahead_bytes() + self.input.len() + READ_SIZE > most;
-        let (commands, now_ms) = (self.record.commands.get(), thread.clock.now_ms());
-        let may_go_on_soon =
-            |ahead: &mut Box<SentAhead>| ahead.stands_for_ms(commands, now_ms) < WAITS_FOR_LONG_MS;
-        let is_held_back = is_much && self.sent_ahead.as_mut().is_some_and(may_go_on_soon);
-        self.entry.is_held_back.set(is_held_back);
-        is_held_back
     }
 
     /// Keeps what was read behind a call that waits. The client is closed past its bound, as the server closes it past its own.

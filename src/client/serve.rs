@@ -414,11 +414,8 @@ impl Client {
         if !self.may_read() {
             return Poll::Pending;
         }
-        let reads_ahead = self.reads_ahead();
-        if reads_ahead && self.is_held_back() {
-            return Poll::Pending;
-        }
         self.end_watch = None;
+        let reads_ahead = self.reads_ahead();
         let most = match self.is_answered_here() {
             true => ANSWERED_READ_SIZE,
             false => READ_SIZE,

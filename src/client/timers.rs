@@ -50,9 +50,6 @@ impl Clients {
                 continue;
             }
             redirections.check(entry, self);
-            if entry.is_held_back.take() {
-                entry.outlet.wake();
-            }
             if look.arrives_for_long(entry) {
                 entry.must_reassign.set(true);
                 entry.outlet.wake();

@@ -241,25 +241,3 @@ fn who_sends_more_than_it_may_behind_a_call_is_disconnected() {
     assert_eq!(other.cmd(&["RPUSH", "l", "a"]), Value::Int(1));
     assert_eq!(other.cmd(&["LLEN", "l"]), Value::Int(1));
 }
-
-#[test]
-fn who_sends_faster_than_its_calls_are_answered_is_slowed_down_and_not_closed() {
-    const ROUNDS: usize = 20_000;
-    let redis = Redis::start(&[]);
-    let respool = Respool::with(&redis)
-        .limits("max_client_query_buffer = \"256KiB\"")
-        .start();
-    let client = respool.client();
-    let mut writer = client.writer();
-    let sending = std::thread::spawn(move || {
-        let round = [encode(&["LPUSH", "l", "x"]), encode(&["BLPOP", "l", "0"])].concat();
-        let some = round.repeat(1000);
-        (0..ROUNDS / 1000).all(|_| writer.try_send(&some).is_ok())
-    });
-    let mut reader = client;
-    for round in 0..ROUNDS {
-        assert_eq!(reader.reply(), Value::Int(1), "{round}");
-        assert_eq!(reader.reply().items()[1], Value::bulk("x"), "{round}");
-    }
-    assert!(sending.join().expect("it does not panic"));
-}
