@@ -241,3 +241,25 @@ fn who_sends_more_than_it_may_behind_a_call_is_disconnected() {
     assert_eq!(other.cmd(&["RPUSH", "l", "a"]), Value::Int(1));
     assert_eq!(other.cmd(&["LLEN", "l"]), Value::Int(1));
 }
+
+/// Each of its calls ends by itself, and none of them waits for long.
+#[test]
+fn who_has_left_behind_many_short_calls_takes_nothing() {
+    const CALLS: usize = 60_000;
+    let redis = Redis::start(&[]);
+    let respool = Respool::start(&redis);
+    let mut client = respool.client();
+    let call = encode(&["BLPOP", "l", "0.05"]);
+    client.send(call.repeat(CALLS));
+    assert_eq!(client.reply(), Value::NullArray);
+    client.finish_sending();
+    // Long before all of them could have ended by themselves.
+    let told = client.read_to_end().len() / "*-1\r\n".len();
+    assert!(told < CALLS / 2, "{told} calls have ended by themselves");
+    eventually(
+        || redis.info_number("blocked_clients") == 0,
+        "nobody waits any more",
+    );
+    redis.cmd(&["RPUSH", "l", "a"]);
+    assert_eq!(redis.cmd(&["LLEN", "l"]), Value::Int(1));
+}
