@@ -40,11 +40,6 @@ impl Subscriber {
     async fn subscribe(self, kind: TopicKind, request: &Request<'_>) -> Option<SubscribeResult> {
         let mut names = request.arguments().skip(1).peekable();
         while names.peek().is_some() {
-            let may_ask = self
-                .upstream
-                .subscriptions_of(&self.outlet)
-                .until_it_may_ask();
-            self.upstream.thread.within(self.limit, may_ask).await?;
             let some = names.by_ref().take(TOPICS_A_TURN);
             let Ok(told) = self.upstream.subscribe(self.id, &self.outlet, kind, some) else {
                 return Some(Err(too_many()));

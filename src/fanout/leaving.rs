@@ -53,6 +53,7 @@ impl<T: Clone> TopicFanout<T> {
                 subscribes: false,
                 result: Ok(confirmations),
             });
+            asked.recount(&mut self.unwanted_bytes);
         }
         SubscriptionStart::Asked
     }
@@ -117,10 +118,11 @@ impl<T: Clone> TopicFanout<T> {
 
     /// Waits for a client's command no longer. False: it had none.
     pub fn abandon(&mut self, subscriber: SubscriberId) -> bool {
+        let is_its = |parting: &mut SettledCommand<T>| parting.subscriber == subscriber;
         for asked in &mut self.asked {
-            asked
-                .parting
-                .take_if(|parting| parting.subscriber == subscriber);
+            if asked.parting.take_if(is_its).is_some() {
+                asked.recount(&mut self.unwanted_bytes);
+            }
         }
         let Some(command) = self.commands.remove(&subscriber) else {
             return false;
@@ -136,6 +138,8 @@ impl<T: Clone> TopicFanout<T> {
         for asked in &mut self.asked {
             if asked.by == Some(subscriber) {
                 asked.by = None;
+                asked.is_abandoned = true;
+                asked.recount(&mut self.unwanted_bytes);
             }
         }
         self.unawait(command.kind, &command.topics);

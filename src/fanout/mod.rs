@@ -60,6 +60,10 @@ struct PendingRequest<T> {
     topics: Vec<Rc<[u8]>>,
     /// It is for this client's command; `None` where it asks anew for what others are subscribed to or wait for.
     by: Option<SubscriberId>,
+    /// Is true once that client has gone.
+    is_abandoned: bool,
+    /// It counts so much among what nobody wants.
+    unwanted_bytes: usize,
     /// This client has unsubscribed and is told when the server has.
     parting: Option<SettledCommand<T>>,
     /// The server has confirmed this many of `topics`.
@@ -111,8 +115,8 @@ pub struct TopicFanout<T> {
     /// The commands of these clients wait for a request; they stand in the order in which they came.
     waiting: BTreeMap<u64, Vec<SubscriberId>>,
     asked: VecDeque<PendingRequest<T>>,
-    /// They take this much memory.
-    asked_bytes: usize,
+    /// Those that nobody wants take this much memory.
+    unwanted_bytes: usize,
     next_number: u64,
     /// These requests are not yet handed over.
     requests: Vec<u8>,
@@ -152,7 +156,7 @@ impl<T: Clone> TopicFanout<T> {
             commands: HashMap::new(),
             waiting: BTreeMap::new(),
             asked: VecDeque::new(),
-            asked_bytes: 0,
+            unwanted_bytes: 0,
             next_number: 1,
             requests: Vec::new(),
             settled: Vec::new(),
@@ -367,6 +371,8 @@ impl<T: Clone> TopicFanout<T> {
                 what,
                 topics: Vec::new(),
                 by: None,
+                is_abandoned: false,
+                unwanted_bytes: 0,
                 parting: None,
                 confirmed: 0,
             });
@@ -602,6 +608,8 @@ impl<T: Clone> TopicFanout<T> {
             what,
             topics,
             by,
+            is_abandoned: false,
+            unwanted_bytes: 0,
             parting: None,
             confirmed: 0,
         });

@@ -410,3 +410,42 @@ fn tables_shrink_when_most_of_what_they_held_is_gone() {
     let topic = &fanout.topics[0][b"0".as_slice()];
     assert!(topic.subscribers.capacity() < 1000 && fanout.subscribers.capacity() < 1000);
 }
+
+#[test]
+fn what_is_asked_and_nobody_wants_is_counted_until_it_is_answered() {
+    let mut fanout = TopicFanout::new(100, 1 << 20);
+    fanout.connected();
+    for (client, name) in [(1, "a"), (2, "b")] {
+        fanout.subscribe(client, &client, TopicKind::Channel, one(name));
+    }
+    assert_eq!(fanout.unwanted_bytes(), 0, "both are there");
+    fanout.leave(1);
+    let asked = fanout.unwanted_bytes();
+    assert!(asked >= TOPIC_BYTES);
+    fanout
+        .confirmed(TopicKind::Channel, true, Some(b"a"))
+        .unwrap();
+    // It is given up.
+    let given_up = fanout.unwanted_bytes();
+    assert!((1..asked).contains(&given_up));
+    fanout
+        .confirmed(TopicKind::Channel, true, Some(b"b"))
+        .unwrap();
+    assert!(fanout.is_confirmed(TopicKind::Channel, b"b"));
+    // Who unsubscribes waits for that, and then not any more.
+    fanout.unsubscribe(2, &2, TopicKind::Channel, Some(one("b")));
+    assert_eq!(fanout.unwanted_bytes(), given_up);
+    fanout.leave(2);
+    assert!(fanout.unwanted_bytes() > given_up && fanout.may_ask());
+    for name in [b"a", b"b"] {
+        fanout
+            .confirmed(TopicKind::Channel, false, Some(name))
+            .unwrap();
+    }
+    assert_eq!(fanout.unwanted_bytes(), 0);
+    // A lost connection owes nothing.
+    fanout.subscribe(3, &3, TopicKind::Channel, one("c"));
+    fanout.leave(3);
+    fanout.lost();
+    assert_eq!(fanout.unwanted_bytes(), 0);
+}

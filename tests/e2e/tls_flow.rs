@@ -12,6 +12,17 @@ use rustls::pki_types::ServerName;
 use crate::harness::{PATIENCE, Pki, Redis, Respool, Value, encode, eventually, uninterrupted};
 use crate::tls::{both_sides, listener_tls, upstream_tls};
 
+/// Decrypts what has been read.
+fn decrypted(session: &mut ClientConnection) -> Vec<u8> {
+    let state = session.process_new_packets().expect("proper TLS");
+    let mut plain = vec![0; state.plaintext_bytes_to_read()];
+    session
+        .reader()
+        .read_exact(&mut plain)
+        .expect("it is there");
+    plain
+}
+
 #[test]
 fn records_may_come_byte_by_byte() {
     let pki = Pki::new();
@@ -43,13 +54,7 @@ fn records_may_come_byte_by_byte() {
             "the connection ended"
         );
         session.read_tls(&mut &byte[..]).expect("room for a byte");
-        let state = session.process_new_packets().expect("proper TLS");
-        let mut plain = vec![0; state.plaintext_bytes_to_read()];
-        session
-            .reader()
-            .read_exact(&mut plain)
-            .expect("it is there");
-        replies.extend(plain);
+        replies.extend(decrypted(&mut session));
     }
     assert_eq!(replies, b"+OK\r\n$1\r\nv\r\n");
 }
@@ -83,13 +88,7 @@ fn replies_that_come_together_on_a_lent_connection_leave_together() {
         let read = session.read_tls(&mut socket).expect("an answer");
         assert!(read > 0, "the connection ended");
         encrypted += read;
-        let state = session.process_new_packets().expect("proper TLS");
-        let mut plain = vec![0; state.plaintext_bytes_to_read()];
-        session
-            .reader()
-            .read_exact(&mut plain)
-            .expect("it is there");
-        replies.extend(plain);
+        replies.extend(decrypted(&mut session));
     }
     assert_eq!(replies, due);
     // A record for each takes 22 bytes beside the five of a reply.

@@ -175,7 +175,10 @@ fn a_permission_is_asked_for_by_each_password_of_a_user() {
         assert_eq!(client.reply(), Value::NullBulk);
     }
     redis.resume();
-    eventually(|| getnames(&redis) == 2, "each password has asked");
+    eventually(
+        || redis.calls("client|getname") == 2,
+        "each password has asked",
+    );
 }
 
 /// Each of its clients may show another, and what is asked for a client outlives it.
@@ -207,23 +210,13 @@ fn what_is_asked_for_a_user_that_takes_any_password_has_a_bound() {
         }
     }
     redis.resume();
-    eventually(|| getnames(&redis) > 0, "the server was asked");
+    eventually(|| redis.calls("client|getname") > 0, "the server was asked");
     // Behind what was asked for them.
     for client in &mut clients {
         assert!(client.cmd(&["GET", "k"]).is_null());
     }
-    let asked = getnames(&redis);
+    let asked = redis.calls("client|getname");
     assert!(asked <= 64, "{asked} questions");
-}
-
-/// Tells how often the server has answered CLIENT GETNAME.
-fn getnames(redis: &Redis) -> usize {
-    let text = redis.cmd(&["INFO", "commandstats"]).text();
-    let line = text
-        .lines()
-        .find(|line| line.starts_with("cmdstat_client|getname:"));
-    let calls = line.and_then(|line| line.split(['=', ',']).nth(1)?.parse::<usize>().ok());
-    calls.unwrap_or(0)
 }
 
 /// Tells how many subscriptions the server has refused.

@@ -12,6 +12,7 @@ use crate::client::subscribed::{in_own_words, pong, too_many};
 use crate::command::spec;
 use crate::fanout::TopicKind;
 use crate::identity::ClientFlag;
+use crate::resp::Request;
 use crate::session::malformed;
 use crate::texts::unknown_command;
 use crate::upstream::SubscribeResult;
@@ -76,7 +77,7 @@ impl Client {
         if self.subscriptions().counts(self.record.id()).total() == 0 {
             upstream.place_subscriber(&self.outlet);
         }
-        if !self.may_ask().await? {
+        if !self.may_ask_for(kind, &request).await? {
             self.has_subscribed(None);
             return Ok(());
         }
@@ -103,9 +104,10 @@ impl Client {
         Ok(())
     }
 
-    /// Waits until the server may be asked for more. False: it was not in time.
-    async fn may_ask(&mut self) -> Told<bool> {
-        if self.subscriptions().may_ask() {
+    /// Waits until the server may be asked for what a request names. False: it was not in time.
+    async fn may_ask_for(&mut self, kind: TopicKind, request: &Request<'_>) -> Told<bool> {
+        let names = request.arguments().skip(1);
+        if self.subscriptions().may_ask_for(kind, names) {
             return Ok(true);
         }
         let (upstream, outlet) = (Rc::clone(&self.clients.upstream), Rc::clone(&self.outlet));

@@ -15,7 +15,7 @@ use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 use std::time::Duration;
 
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Notify, Semaphore, oneshot};
 
 use super::Upstream;
 use crate::budget::SocketKind;
@@ -29,7 +29,7 @@ use crate::fanout::{
 };
 use crate::link::Link;
 use crate::link::SubscriberFrames;
-use crate::memory::{SharedFrame, UnfinishedFrame};
+use crate::memory::{HeldBytes, SharedFrame, UnfinishedFrame};
 use crate::outlet::Outlet;
 use crate::resp::speak::{push_bulk, push_header};
 use crate::session::{Credentials, Protocol, State};
@@ -77,6 +77,10 @@ pub struct Subscriptions {
     has_work: Notify,
     /// The server has answered, and may be asked for more.
     has_answered: Notify,
+    /// Who has this is the first in line to ask it.
+    asks_next: Semaphore,
+    /// It counts what the server has not answered and nobody wants.
+    unwanted: HeldBytes,
     /// These are large messages that wait until the server has let go of those for whom they are too much, and clients that wait for what has
     /// come before, in the order of its marks.
     marked: RefCell<VecDeque<MarkedWait>>,
@@ -103,6 +107,7 @@ impl Subscriptions {
         let (most, most_bytes) = (limits.max_client_subscriptions, limits.pubsub_buffer / 2);
         thread.process.weights.set_limit(limits.pubsub_buffer);
         let gathered = UnfinishedFrame::new(&thread.account);
+        let unwanted = HeldBytes::new(&thread.account);
         Rc::new(Self {
             thread,
             side,
@@ -119,6 +124,8 @@ impl Subscriptions {
             is_behind: Cell::new(false),
             has_work: Notify::new(),
             has_answered: Notify::new(),
+            asks_next: Semaphore::new(1),
+            unwanted,
             marked: RefCell::default(),
             patterns: Cell::new(0),
             topics: Cell::new(0),
@@ -197,14 +204,22 @@ impl Subscriptions {
         told
     }
 
-    /// Tells whether the server may be asked for what another client wants: it has answered enough of what it was asked.
-    pub fn may_ask(&self) -> bool {
-        self.fanout.borrow().may_ask()
+    /// Tells whether the server may be asked now for what a client wants that has just come: it has answered enough of what it was asked for
+    /// those who have gone, and nobody waits for that; or it has confirmed all of `names`.
+    pub fn may_ask_for<'a>(
+        &self,
+        kind: TopicKind,
+        mut names: impl Iterator<Item = &'a [u8]>,
+    ) -> bool {
+        let fanout = self.fanout.borrow();
+        let is_free = fanout.may_ask() && self.asks_next.available_permits() > 0;
+        is_free || names.all(|name| fanout.is_confirmed(kind, name))
     }
 
-    /// Waits until that is so.
+    /// Waits until it may be asked, in the order in which clients have come.
     pub async fn until_it_may_ask(&self) {
-        while !self.may_ask() {
+        let _first = self.asks_next.acquire().await;
+        while !self.fanout.borrow().may_ask() {
             self.has_answered.notified().await;
         }
     }

@@ -62,8 +62,8 @@ impl Subscriptions {
         }
         self.pass_marks();
         self.tell_patterns();
-        if self.may_ask() {
-            // Another follows when the one that has waited longest has asked.
+        self.unwanted.set(self.fanout.borrow().unwanted_bytes());
+        if self.fanout.borrow().may_ask() {
             self.has_answered.notify_one();
         }
         let requests = self.fanout.borrow_mut().take_requests();
