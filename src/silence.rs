@@ -154,10 +154,11 @@ pub fn judge(
         AwaitedReply::Rest => Delays::NONE,
     };
     let counted_from = |then| around.stops.counted_from(then);
-    let mut since = counted_from(silence.since_micros).max(around.all_paused_until);
+    let mut since = silence.since_micros.max(around.all_paused_until);
     if delays.may_pause() {
         since = since.max(around.writes_paused_until);
     }
+    let since = counted_from(since);
     let elapsed = |since: u64| Duration::from_micros(now_micros.saturating_sub(since));
     if elapsed(since) <= limits.reply {
         return SilenceVerdict::Borne;

@@ -55,7 +55,7 @@ impl<T: Clone> TopicFanout<T> {
         topic.is_some_and(|topic| topic.phase == TopicPhase::Active)
     }
 
-    pub(super) fn has_asked(&mut self, mut request: PendingRequest<T>) {
+    pub(super) fn note_asked(&mut self, mut request: PendingRequest<T>) {
         request.recount(&mut self.unwanted_bytes);
         self.asked.push_back(request);
     }

@@ -365,7 +365,7 @@ impl<T: Clone> TopicFanout<T> {
     fn ask_aside(&mut self, what: RequestPurpose, request: &[u8]) {
         if self.is_connected {
             self.requests.extend(request);
-            self.has_asked(PendingRequest {
+            self.note_asked(PendingRequest {
                 number: self.next_number,
                 kind: TopicKind::Channel,
                 what,
@@ -602,7 +602,7 @@ impl<T: Clone> TopicFanout<T> {
         let mut words: Vec<&[u8]> = vec![kind.verb(what == RequestPurpose::Subscribe).as_bytes()];
         words.extend(topics.iter().map(|topic| &**topic));
         self.requests.extend(encode_request(&words));
-        self.has_asked(PendingRequest {
+        self.note_asked(PendingRequest {
             number,
             kind,
             what,

@@ -8,7 +8,7 @@ use crate::replies::Replies;
 /// its socket had room for, and a request of another client waited for 150 ms.
 const MOST_AT_ONCE: usize = 256 * 1024;
 
-/// Fewer bytes than these are copied for one write with others: a write costs as much as copying some 16 KiB.
+/// Fewer bytes than these are copied, for one write with others; so many or more leave as they come.
 const GATHERED_BELOW: usize = 16 * 1024;
 
 /// Passes on bytes of the server in which `complete` visible replies end; `open`: another has begun. Returns whether bytes are left for

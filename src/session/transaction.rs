@@ -191,7 +191,7 @@ impl Transaction {
                 };
                 self.watching = false;
                 if head.starts_with(b"*") && !head.starts_with(b"*-1") {
-                    self.has_selected(queue.databases, queue.selects_more);
+                    self.note_selected(queue.databases, queue.selects_more);
                     self.tracking_unsure |= queue.has_tracking;
                     self.has_tracked |= queue.has_tracking;
                     if queue.has_messages {
@@ -204,22 +204,22 @@ impl Transaction {
     }
 
     /// Notes what an EXEC may have selected, behind what those before it may have: the server has not been asked about that yet.
-    fn has_selected(&mut self, databases: Vec<u32>, and_more: bool) {
+    fn note_selected(&mut self, databases: Vec<u32>, and_more: bool) {
         if and_more || self.selected.len() + databases.len() > MAX_SELECTS {
-            self.loses_database();
+            self.lose_database();
         } else if !self.unknown_database {
             self.selected.extend(databases);
         }
     }
 
-    /// Takes in that nobody can tell which database the connection is in: it is this client's until it has selected one.
-    pub fn loses_database(&mut self) {
+    /// Takes in that nobody can tell which database the connection is in: it stays this client's until a SELECT is acknowledged.
+    pub fn lose_database(&mut self) {
         self.unknown_database = true;
         self.selected = Vec::new();
     }
 
     /// Takes in that the server has acknowledged a SELECT behind everything else.
-    pub fn is_in_database(&mut self) {
+    pub fn took_select(&mut self) {
         self.unknown_database = false;
         self.selected = Vec::new();
     }

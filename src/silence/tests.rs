@@ -73,6 +73,13 @@ fn what_was_not_run_is_not_counted_however_often_that_happens() {
         );
         assert_eq!(at(&silence, &around, lost + 13.4), SilenceVerdict::Lost);
     }
+    // Behind the end of a pause, too.
+    let paused = ServerSigns {
+        all_paused_until: seconds(104.0),
+        ..stopped(&[(9.0, 3.0)])
+    };
+    assert_eq!(at(&silence, &paused, 17.0), SilenceVerdict::Borne);
+    assert_eq!(at(&silence, &paused, 17.1), SilenceVerdict::Suspected);
     let for_ever: Vec<(f64, f64)> = (1..100).map(|stop| (f64::from(stop) * 2.5, 1.2)).collect();
     assert_eq!(
         at(&silence, &stopped(&for_ever[..12]), 30.0),

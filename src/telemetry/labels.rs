@@ -103,6 +103,10 @@ labels! {
         ReadAhead => "read_ahead",
         /// The bound is `limits.max_client_query_buffer`.
         QueryBuffer => "query_buffer",
+        /// So many questions about permissions are under way that a client's has to wait.
+        PermissionQuestions => "permission_questions",
+        /// The server owes so much about channels for clients that have gone that one who subscribes has to wait.
+        UnwantedTopics => "unwanted_topics",
         /// The bound is `limits.max_client_in_flight`.
         InFlight => "in_flight",
         /// The bound is a client's share of a shared connection: 5 ms of the server's time.

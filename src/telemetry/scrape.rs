@@ -214,8 +214,8 @@ pub struct CounterTotals {
     pub client_handshakes: [u64; TlsHandshake::ALL.len()],
     /// Counts the TLS handshakes with the server, by [`TlsHandshake`].
     pub server_handshakes: [u64; TlsHandshake::ALL.len()],
-    /// Bounds reached, by [`Bound`].
-    pub bounds: [u64; Bound::ALL.len()],
+    /// Counts how often each bound was reached, by [`Bound`].
+    pub bounds: Vec<u64>,
     /// Counts the requests that wait now.
     pub waiting_requests: u64,
     /// Counts the state changes of shared connections.
@@ -264,6 +264,7 @@ impl MetricScrape {
     pub fn gather(workers: &[Arc<WorkerCounters>], standing: ProcessStanding) -> Self {
         let mut totals = CounterTotals {
             pin_reasons: workers.first().map_or(&[], |worker| worker.pin_reasons()),
+            bounds: vec![0; Bound::ALL.len()],
             ..CounterTotals::default()
         };
         let group = GroupTotals {

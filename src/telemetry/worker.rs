@@ -70,7 +70,7 @@ impl WorkerCounters {
             pin_reasons,
             connects: Default::default(),
             losses: Default::default(),
-            bounds: Default::default(),
+            bounds: std::array::from_fn(|_| Counter::default()),
             client_handshakes: Default::default(),
             server_handshakes: Default::default(),
             waiting_requests: Gauge::default(),

@@ -215,6 +215,8 @@ fn what_is_asked_for_a_user_that_takes_any_password_has_a_bound() {
     for client in &mut clients {
         assert!(client.cmd(&["GET", "k"]).is_null());
     }
+    let waits = respool.metric("respool_bounds_reached_total{bound=\"permission_questions\"}");
+    assert!(waits >= 1.0, "it is counted");
     let asked = redis.calls("client|getname");
     assert!(asked <= 64, "{asked} questions");
 }

@@ -20,6 +20,7 @@ use crate::client::{Client, Clients};
 use crate::command::{ClientSub, Local};
 use crate::resp::speak::encode_request;
 use crate::session::{Credentials, stand_in_for};
+use crate::telemetry::Bound;
 use crate::texts::ServerVersion;
 use crate::upstream::PinError;
 
@@ -220,6 +221,10 @@ async fn told_together(
     let questions = &clients.permission_questions;
     if let Some(question) = questions.under_way(&key) {
         return question.told().await;
+    }
+    if questions.places.available_permits() == 0 {
+        let counters = &clients.thread.counters;
+        counters.bound(Bound::PermissionQuestions).add(1);
     }
     let place = Arc::clone(&questions.places).acquire_owned().await.ok()?;
     let question = ask_question(&clients, (shown, sub), place, asking);

@@ -51,7 +51,7 @@ impl Client {
             };
             if told.is_ok() {
                 // Whatever an EXEC before it has selected.
-                self.outlet.transaction().is_in_database();
+                self.outlet.transaction().took_select();
             }
             told
         } else if target.user.is_some() {

@@ -247,12 +247,12 @@ impl Client {
             match self.change_pin(&target, Change::Select).await? {
                 Some(Ok(())) => {
                     self.in_database(database);
-                    self.outlet.transaction().is_in_database();
+                    self.outlet.transaction().took_select();
                 }
                 // The one selected before it is asked for next.
                 Some(Err(reply)) if reply == NO_SUCH_DATABASE => {}
                 // That the server is busy, or the user may not, says nothing of the database.
-                Some(Err(_)) => self.outlet.transaction().loses_database(),
+                Some(Err(_)) => self.outlet.transaction().lose_database(),
                 None => return Ok(()),
             }
         }

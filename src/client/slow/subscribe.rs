@@ -14,6 +14,7 @@ use crate::fanout::TopicKind;
 use crate::identity::ClientFlag;
 use crate::resp::Request;
 use crate::session::malformed;
+use crate::telemetry::Bound;
 use crate::texts::unknown_command;
 use crate::upstream::SubscribeResult;
 
@@ -110,6 +111,8 @@ impl Client {
         if self.subscriptions().may_ask_for(kind, names) {
             return Ok(true);
         }
+        let counters = &self.clients.thread.counters;
+        counters.bound(Bound::UnwantedTopics).add(1);
         let (upstream, outlet) = (Rc::clone(&self.clients.upstream), Rc::clone(&self.outlet));
         let limit = self.subscription_limit();
         let within = async move {

@@ -101,6 +101,8 @@ fn what_clients_that_have_gone_wanted_to_subscribe_to_has_a_bound() {
         client.abort();
         eventually(|| respool.clients_of("default") == 1, "it has gone");
     }
+    let waits = respool.metric("respool_bounds_reached_total{bound=\"unwanted_topics\"}");
+    assert!(waits >= 1.0, "it is counted");
     // It waits for nobody who has gone, and nothing is asked for it.
     let mut known = respool.client();
     known.cmd(&["SUBSCRIBE", "stays"]);
